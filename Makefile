@@ -1,0 +1,49 @@
+# Everything a user or a CI machine runs. `make setup` needs git, make and Python >= 3.11 with venv; nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: setup test check format demo test-server test-install test-all clean help
+.DEFAULT_GOAL := help
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP)  ## prepare .venv with the pinned dependencies
+
+# The stamp is written last, so an interrupted set-up is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	mkdir -p .typing && ln -sfn .. .typing/logitfuse
+	touch $@
+
+test: setup check  ## run the tests (lint and types first)
+	$(BIN)/python -m pytest -m "not server and not install"
+
+check: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p logitfuse.flows -p logitfuse.tasks -p logitfuse.storage -p logitfuse.kernels
+
+format: setup  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-server: setup  ## tests that start a Prefect server and a worker
+	$(BIN)/python -m pytest -m server
+
+test-install: setup  ## build the wheel, install it in a fresh environment, run it from another folder
+	$(BIN)/python -m pytest -m install
+
+test-all: test test-server test-install  ## everything CI runs
+
+demo: setup  ## fuse Gemma-3-270M into SmolLM2-135M on real text (about ten minutes on two cores)
+	$(BIN)/logitfuse run demo
+
+clean:  ## remove what the build leaves; runs/ and the cache of models stay
+	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

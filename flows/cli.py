@@ -1,0 +1,152 @@
+"""The command line: `logitfuse run`, `stage` and `status`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from logitfuse.flows.show import bars, console, errors, results_table, status_table
+from logitfuse.storage.errors import BadInput, LogitfuseError
+
+if TYPE_CHECKING:
+    from logitfuse.tasks.run import Run
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Fuse several language models, whatever their vocabularies, into one.",
+)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(help="A YAML file, or the name of a shipped recipe (demo, default, paper).")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field, for example --set fuse.rule=avg_ce. May be repeated."),
+]
+PlainOption = Annotated[
+    bool, typer.Option("--plain", help="Run without Prefect: no server, no flow runs, same results.")
+]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    start_at: Annotated[str, typer.Option(help="First stage to look at.")] = "prepare",
+    stop_after: Annotated[str, typer.Option(help="Last stage to run.")] = "evaluate",
+    plain: PlainOption = False,
+) -> None:
+    """Run all stages of a recipe; what is done already is kept.
+
+    Example: logitfuse run demo --set fuse.rule=avg_ce
+    """
+    from logitfuse.flows.execute import run_stages
+    from logitfuse.tasks.results import results
+
+    current = _open(recipe, overrides)
+    with bars() as shown:
+        run_stages(current, _known_stage(start_at), _known_stage(stop_after), shown, plain=plain)
+    if stop_after == "evaluate":
+        console.print(results_table(results(current)))
+        console.print(f"The fused model: {trained_folder(current)}")
+
+
+def trained_folder(current: Run) -> str:
+    """Return the folder of the fused model."""
+    from logitfuse.tasks.unit import Unit
+
+    record = current.record(Unit("train", "fused"))
+    return str(current.store.local(f"{record.place}/{record.files[0].name.split('/')[0]}"))
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="prepare, encode, capture, map, align, fuse, train or evaluate.")],
+    recipe: RecipeArgument,
+    source: Annotated[str | None, typer.Option(help="Only this source, by its short name.")] = None,
+    shards: Annotated[str | None, typer.Option(help="Only these shards: A-B, both included, or one number.")] = None,
+    redo: Annotated[bool, typer.Option("--redo", help="Make again what is there already.")] = False,
+    overrides: SetOption = None,
+    plain: PlainOption = False,
+) -> None:
+    """Run one stage by itself; what it reads must be there.
+
+    Example: logitfuse stage capture recipe.yaml --source gemma3-270m --shards 3-5 --redo
+    """
+    from logitfuse.flows.execute import run_stage
+
+    current = _open(recipe, overrides)
+    with bars() as shown:
+        run_stage(
+            current, _known_stage(name), shown, source=source, shards=shards, redo=redo, plain=plain
+        )
+
+
+@app.command()
+def status(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what is done, what is missing, and what waits for it. Exit code 0 if everything is up to date, else 1."""
+    from logitfuse.tasks.execute import stage_status
+    from logitfuse.tasks.recipe import read_recipe
+    from logitfuse.tasks.run import Run
+    from logitfuse.tasks.stages import ORDER
+
+    current = Run(read_recipe(recipe, overrides or ()))
+    found = {name: stage_status(current, name) for name in ORDER}
+    if as_json:
+        listing = [
+            {"stage": s.unit.stage, "source": s.unit.source, "shard": s.unit.shard, "state": s.state, "why": s.why}
+            for statuses in found.values()
+            for s in statuses
+        ]
+        print(json.dumps(listing))
+    else:
+        console.print(status_table(found))
+        for damaged in (s for statuses in found.values() for s in statuses if s.state == "damaged"):
+            console.print(f"[red]{damaged.unit}[/red]: {damaged.why}")
+    if any(s.state != "done" for statuses in found.values() for s in statuses):
+        raise typer.Exit(1)
+
+
+def _open(recipe: str, overrides: list[str] | None) -> Run:
+    from logitfuse.tasks.checks import check_run, claim_folder
+    from logitfuse.tasks.recipe import read_recipe
+    from logitfuse.tasks.run import Run
+
+    current = Run(read_recipe(recipe, overrides or ()))
+    check_run(current)
+    claim_folder(current.recipe)
+    return current
+
+
+def _known_stage(name: str) -> str:
+    import difflib
+
+    from logitfuse.tasks.stages import ORDER
+
+    if name not in ORDER:
+        close = difflib.get_close_matches(name, ORDER, n=1)
+        hint = f"Did you mean {close[0]!r}? " if close else ""
+        raise BadInput(f"stage {name!r}: there is no such stage. {hint}Stages: {', '.join(ORDER)}.")
+    return name
+
+
+def main() -> None:
+    """Entry point: errors made for users are printed without a traceback, with exit code 2."""
+    try:
+        app()
+    except LogitfuseError as error:
+        errors.print(Text.assemble(("logitfuse: ", "bold red"), str(error)), highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

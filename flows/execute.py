@@ -1,0 +1,114 @@
+"""Running stages from the command line, as Prefect flows or plainly, with progress shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from logitfuse.storage.errors import BadInput
+from logitfuse.tasks.execute import chosen_units, do_prepare, do_units, is_up_to_date
+
+if TYPE_CHECKING:
+    from logitfuse.flows.show import Bars
+    from logitfuse.tasks.engine import Outcome
+    from logitfuse.tasks.run import Run
+    from logitfuse.tasks.unit import Unit
+
+
+def run_stages(run: Run, first: str, last: str, shown: Bars, *, plain: bool = False) -> None:
+    """Do what is missing in these stages, in order. What is up to date starts no flow, and so no Prefect."""
+    stages = stages_between(first, last)
+    if is_up_to_date(run, stages):
+        shown.say(f"{first} to {last}: up to date")
+    elif plain:
+        for stage in stages:
+            if is_up_to_date(run, [stage]):
+                shown.say(f"{stage}: up to date")
+            else:
+                _run_plainly(run, stage, shown)
+    else:
+        from logitfuse.flows.pipeline import pipeline
+        from logitfuse.flows.session import sharing
+
+        with sharing(run, shown):
+            _raise_failure(pipeline(run.recipe, first, last, return_state=True))
+
+
+def run_stage(
+    run: Run,
+    stage: str,
+    shown: Bars,
+    *,
+    source: str | None = None,
+    shards: str | None = None,
+    redo: bool = False,
+    plain: bool = False,
+) -> None:
+    """Do one stage, or a part of it."""
+    chosen = {"source": source, "shards": shards, "redo": redo}
+    if plain:
+        _run_plainly(run, stage, shown, source, parse_shards(shards), redo)
+        return
+    from logitfuse.flows.session import sharing
+    from logitfuse.flows.stages import STAGE_FLOWS
+
+    flow = STAGE_FLOWS[stage]
+    given = {name: value for name, value in chosen.items() if value}
+    if unknown := given.keys() - flow.parameters.properties.keys():
+        raise BadInput(f"stage {stage}: it has no {' and no '.join(sorted(unknown))}.")
+    with sharing(run, shown):
+        _raise_failure(flow(run.recipe, **given, return_state=True))
+
+
+def _raise_failure(state: object) -> None:
+    """Raise what a flow ended with; its message was made for users."""
+    from prefect.client.schemas.objects import State
+
+    assert isinstance(state, State)
+    if not state.is_completed():
+        state.result(raise_on_failure=True)
+
+
+def _run_plainly(
+    run: Run,
+    stage: str,
+    shown: Bars,
+    source: str | None = None,
+    shards: tuple[int, int] | None = None,
+    redo: bool = False,
+) -> None:
+    if stage == "prepare":
+        for outcome in do_prepare(run, progress=shown.report("prepare"), redo=redo):
+            shown.finish("prepare", summary(outcome.record.label, outcome))
+        return
+    units = chosen_units(run, stage, source, shards)
+    for unit, outcome in do_units(run, units, progress=shown.report, say=shown.say, redo=redo):
+        shown.finish(unit, summary(unit, outcome))
+
+
+def stages_between(first: str, last: str) -> list[str]:
+    """Return the stages from first to last, both included; raise `BadInput` if they are the wrong way round."""
+    from logitfuse.tasks.stages import ORDER
+
+    begin, end = ORDER.index(first), ORDER.index(last)
+    if begin > end:
+        raise BadInput(f"start at {first!r} comes after stop after {last!r}. Stages: {', '.join(ORDER)}.")
+    return ORDER[begin : end + 1]
+
+
+def parse_shards(text: str | None) -> tuple[int, int] | None:
+    """Parse `A-B` or `A` into a range with both ends included, None into None; raise `BadInput`."""
+    if not text:
+        return None
+    low, dash, high = text.partition("-")
+    if not (low.isdecimal() and (high.isdecimal() if dash else True)):
+        raise BadInput(f"shards {text!r}: write A-B or one number, for example 0-9.")
+    return int(low), int(high or low)
+
+
+def summary(unit: Unit | str, outcome: Outcome) -> str:
+    """One line about a finished unit."""
+    if outcome.state == "kept":
+        return f"{unit}: up to date"
+    plain = {name: value for name, value in outcome.record.counts.items() if isinstance(value, int)}
+    facts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in plain.items())
+    return f"{unit}: done in {outcome.seconds:.1f} s ({facts})"

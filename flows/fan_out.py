@@ -1,0 +1,133 @@
+"""Running a stage's tasks: several at once or in turn, and giving up when it is not the shard that is bad."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from logitfuse.flows.artifacts import artifact_key, publish_table
+from logitfuse.flows.session import Session, opened
+from logitfuse.flows.units import TASKS, said
+from logitfuse.storage.errors import BadInput, LogitfuseError, WorkFailed
+from logitfuse.tasks.execute import ONE_AT_A_TIME, chosen_units
+from logitfuse.tasks.recipe import Recipe
+from logitfuse.tasks.unit import Unit
+
+FAILURES_THAT_END_A_STAGE = 3  # by then it is not the shard, and each attempt may take minutes
+QUEUED_PER_WORKER = 4
+
+
+def run_stage(
+    stage: str, recipe: Recipe, source: str | None = None, shards: str | None = None, redo: bool = False
+) -> str:
+    """Do a stage's units inside its flow and return a one-line summary; raises what `LogitfuseError` went wrong."""
+    chosen = parse_shards(shards)
+    with opened(recipe) as session:
+        if stage == "prepare":
+            units = [Unit("prepare")]
+        else:
+            units = chosen_units(session.run, stage, source, chosen)
+        session.outcomes.clear()
+        tally = run_units(units, redo=redo, workers=recipe.execution.workers)
+        summary = _summary(session, tally)
+        get_run_logger().info(summary)
+        publish_table(artifact_key(recipe.name, stage), session.outcomes, tally.failures, summary)
+        tally.raise_failures()
+        return summary
+
+
+def parse_shards(text: str | None) -> tuple[int, int] | None:
+    """Parse `A-B` or `A` into a range with both ends included, None into None; raise `BadInput`."""
+    if not text:
+        return None
+    low, dash, high = text.partition("-")
+    if not (low.isdecimal() and (high.isdecimal() if dash else True)):
+        raise BadInput(f"shards {text!r}: write A-B or one number, for example 0-9.")
+    return int(low), int(high or low)
+
+
+@dataclass
+class Tally:
+    """What became of a stage's units."""
+
+    stage: str
+    total: int
+    started: float = field(default_factory=time.monotonic)
+    ended: int = 0
+    failures: dict[Unit, BaseException] = field(default_factory=dict)
+
+    def note(self, unit: Unit, state: State) -> None:
+        """Count one unit; log the traceback of an error that nobody foresaw."""
+        self.ended += 1
+        if state.is_completed():
+            return
+        error = state.result(raise_on_failure=False)
+        self.failures[unit] = error if isinstance(error, BaseException) else WorkFailed(state.message or "it failed")
+        if not isinstance(self.failures[unit], LogitfuseError):
+            get_run_logger().error("%s failed", unit, exc_info=self.failures[unit])
+
+    def raise_failures(self) -> None:
+        """Raise the one thing that went wrong, or a `WorkFailed` that counts and quotes them."""
+        if not self.failures:
+            return
+        unit, error = next(iter(self.failures.items()))
+        if len(self.failures) == 1 and self.ended == self.total and isinstance(error, LogitfuseError):
+            raise error
+        left = f", {self.total - self.ended} not tried" if self.ended < self.total else ""
+        raise WorkFailed(
+            f"stage {self.stage}: {len(self.failures)} of {self.total} failed{left}. "
+            f"First {unit}: {said(error).rstrip('.')}. What was done stays; run the stage again to do the rest."
+        ) from error
+
+
+def run_units(units: list[Unit], *, redo: bool, workers: int) -> Tally:
+    """Run a task for each unit of one stage; give up when several of them have failed."""
+    tally = Tally(units[0].stage, len(units))
+    states = _in_turn(units, redo) if tally.stage in ONE_AT_A_TIME else _at_once(units, redo, workers)
+    with closing(states):
+        for unit, state in states:
+            tally.note(unit, state)
+            if len(tally.failures) >= FAILURES_THAT_END_A_STAGE:
+                break
+    return tally
+
+
+def _in_turn(units: list[Unit], redo: bool) -> Generator[tuple[Unit, State]]:
+    """Run in the flow's own thread, which Prefect can interrupt when the run is cancelled."""
+    for unit in units:
+        yield unit, TASKS[unit.stage](unit.stage, unit.source, unit.shard, redo, return_state=True)
+
+
+def _at_once(units: list[Unit], redo: bool, workers: int) -> Generator[tuple[Unit, State]]:
+    """Run several at once, with a short queue: a corpus may have more shards than Prefect likes futures."""
+    waiting: deque[tuple[Unit, Any]] = deque()
+
+    def next_state() -> tuple[Unit, State]:
+        unit, future = waiting.popleft()
+        future.wait()
+        return unit, future.state
+
+    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=workers)
+    with runner:
+        for unit in units:
+            parameters = {"stage": unit.stage, "source": unit.source, "shard": unit.shard, "redo": redo}
+            waiting.append((unit, runner.submit(TASKS[unit.stage], parameters)))
+            if len(waiting) > QUEUED_PER_WORKER * workers:
+                yield next_state()
+        while waiting:
+            yield next_state()
+
+
+def _summary(session: Session, tally: Tally) -> str:
+    states = [outcome.state for outcome in session.outcomes.values()]
+    failed = f", {len(tally.failures)} failed" if tally.failures else ""
+    seconds = time.monotonic() - tally.started
+    return f"{tally.stage}: {states.count('done')} done, {states.count('kept')} kept{failed} in {seconds:.1f} s"

@@ -1,0 +1,67 @@
+"""The DAG: the stages in order, each started only if something of it is missing."""
+
+from typing import Literal
+
+import logitfuse.flows.prefect_settings  # noqa: F401
+
+# isort: split
+from prefect import flow, get_run_logger
+
+from logitfuse.flows.session import Session, opened
+from logitfuse.flows.stages import STAGE_FLOWS, saying_how_it_ended
+from logitfuse.storage.errors import BadInput
+from logitfuse.tasks.execute import is_up_to_date
+from logitfuse.tasks.recipe import Recipe
+from logitfuse.tasks.stages import ORDER
+
+StageName = Literal["prepare", "encode", "capture", "map", "align", "fuse", "train", "evaluate"]  # as ORDER; tested
+
+
+@flow(name="pipeline", flow_run_name="pipeline-{recipe.name}")
+@saying_how_it_ended
+def pipeline(recipe: Recipe, start_at: StageName = "prepare", stop_after: StageName = "evaluate") -> str:
+    """Run all stages in order, from corpus to evaluated model; what is up to date is not started.
+
+    Args:
+        recipe: Everything that defines the run.
+        start_at: First stage to look at.
+        stop_after: Last stage to run.
+    """
+    stages = stages_between(start_at, stop_after)
+    with opened(recipe) as session:
+        return _run_missing(session, stages)
+
+
+@flow(name="rebuild-fused", flow_run_name="rebuild-fused-{recipe.name}")
+@saying_how_it_ended
+def rebuild_fused(recipe: Recipe) -> str:
+    """Bring the fused targets up to date with the corpus, the models and the settings; train nothing.
+
+    For a nightly schedule: it ends within seconds where nothing is stale.
+
+    Args:
+        recipe: Everything that defines the run.
+    """
+    with opened(recipe) as session:
+        return _run_missing(session, stages_between("prepare", "fuse"))
+
+
+def stages_between(first: str, last: str) -> list[str]:
+    """Return the stages from first to last, both included; raise `BadInput` if they are the wrong way round."""
+    begin, end = ORDER.index(first), ORDER.index(last)
+    if begin > end:
+        raise BadInput(f"start_at {first!r} comes after stop_after {last!r}. Stages: {', '.join(ORDER)}.")
+    return ORDER[begin : end + 1]
+
+
+def _run_missing(session: Session, stages: list[str]) -> str:
+    started = []
+    for stage in stages:
+        if is_up_to_date(session.run, [stage]):
+            get_run_logger().info("%s: up to date", stage)
+            continue
+        STAGE_FLOWS[stage](session.run.recipe)
+        started.append(stage)
+    if not started:
+        return f"nothing to do: {stages[0]} to {stages[-1]} are up to date"
+    return f"ran {', '.join(started)}; {len(stages) - len(started)} stages were up to date"

@@ -1,0 +1,87 @@
+"""What the flow and task runs of one process share: the opened run, and whoever watches it.
+
+Prefect visits, hashes and sends what it is given as parameters; models and tokenizers are too big for that. So a task
+gets only the name of its unit and finds the rest here. Prefect copies the context into the threads of its tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from logitfuse.tasks.checks import check_run, claim_folder
+from logitfuse.tasks.engine import Outcome, Progress, silent
+from logitfuse.tasks.recipe import Recipe
+from logitfuse.tasks.run import Run
+from logitfuse.tasks.unit import Unit
+
+
+class Watcher(Protocol):
+    """Somebody who is shown the work while it goes on, such as the command line's progress bars."""
+
+    def report(self, unit: Unit, /) -> Progress:
+        """Return the function that a unit reports its progress to."""
+
+    def finish(self, unit: Unit, line: str, /) -> None:
+        """Take note of what became of a unit."""
+
+
+class Nobody:
+    """A watcher who does not look."""
+
+    def report(self, unit: Unit, /) -> Progress:
+        return silent
+
+    def finish(self, unit: Unit, line: str, /) -> None:
+        pass
+
+
+@dataclass
+class Session:
+    """One opened run; `outcomes` is what its tasks have made so far."""
+
+    run: Run
+    watcher: Watcher = field(default_factory=Nobody)
+    outcomes: dict[Unit, Outcome] = field(default_factory=dict)
+
+
+_current: ContextVar[Session | None] = ContextVar("logitfuse_session", default=None)
+
+
+def current() -> Session:
+    """Return the session of the flow that is running."""
+    session = _current.get()
+    assert session is not None, "a task of this project runs inside one of its flows only"
+    return session
+
+
+@contextmanager
+def sharing(run: Run, watcher: Watcher | None = None) -> Iterator[Session]:
+    """Let the flows called in the block work on `run` and report to `watcher`; the caller has checked the run."""
+    session = Session(run, watcher or Nobody())
+    token = _current.set(session)
+    try:
+        yield session
+    finally:
+        _current.reset(token)
+        run.unload()
+
+
+@contextmanager
+def opened(recipe: Recipe) -> Iterator[Session]:
+    """Yield the caller's session if it is about the same recipe; open, check and claim the run otherwise.
+
+    Raises `BadInput`, `ModelRefused` or `OutOfSpace` before anything is written.
+    """
+    session = _current.get()
+    if session is not None and session.run.recipe == recipe:
+        yield session
+        return
+    run = Run(recipe)
+    check_run(run)
+    claim_folder(recipe)
+    with sharing(run) as session:
+        yield session

@@ -1,0 +1,150 @@
+"""One Prefect flow per stage. Each checks the recipe first, then does what is missing and nothing else."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+import logitfuse.flows.prefect_settings  # noqa: F401
+
+# isort: split
+from prefect import Flow, flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from logitfuse.flows.fan_out import run_stage
+from logitfuse.storage.errors import LogitfuseError
+from logitfuse.tasks.recipe import Recipe
+
+P = ParamSpec("P")
+
+
+def saying_how_it_ended(body: Callable[P, str]) -> Callable[P, State[str]]:
+    """Make a flow end with its summary as its state's message, or with the message of an error made for users."""
+
+    @functools.wraps(body)
+    def flow_body(*args: P.args, **kwargs: P.kwargs) -> State[str]:
+        try:
+            summary = body(*args, **kwargs)
+        except LogitfuseError as error:  # returned, not raised: Prefect logs a traceback of what is raised
+            return Failed(message=str(error), data=error)
+        return Completed(message=summary, data=summary)
+
+    return flow_body
+
+
+@flow(name="prepare", flow_run_name="prepare-{recipe.name}")
+@saying_how_it_ended
+def prepare_flow(recipe: Recipe, redo: bool = False) -> str:
+    """Cut the corpus losslessly into chunks, in shards, with a clean held-out part.
+
+    Args:
+        recipe: Everything that defines the run.
+        redo: Make again what is there already.
+    """
+    return run_stage("prepare", recipe, redo=redo)
+
+
+@flow(name="encode", flow_run_name="encode-{recipe.name}")
+@saying_how_it_ended
+def encode_flow(recipe: Recipe, source: str | None = None, shards: str | None = None, redo: bool = False) -> str:
+    """Tokenise every shard with every model's tokenizer.
+
+    Args:
+        recipe: Everything that defines the run.
+        source: Only this model, by its short name.
+        shards: Only these shards: A-B, both included, or one number.
+        redo: Make again what is there already.
+    """
+    return run_stage("encode", recipe, source, shards, redo)
+
+
+@flow(name="capture", flow_run_name="capture-{recipe.name}")
+@saying_how_it_ended
+def capture_flow(recipe: Recipe, source: str | None = None, shards: str | None = None, redo: bool = False) -> str:
+    """Keep what every source model predicts at every position of the text, as top-k.
+
+    Args:
+        recipe: Everything that defines the run.
+        source: Only this model, by its short name.
+        shards: Only these shards: A-B, both included, or one number.
+        redo: Make again what is there already.
+    """
+    return run_stage("capture", recipe, source, shards, redo)
+
+
+@flow(name="map", flow_run_name="map-{recipe.name}")
+@saying_how_it_ended
+def map_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
+    """Map every source's vocabulary onto the target's.
+
+    Args:
+        recipe: Everything that defines the run.
+        source: Only this model, by its short name.
+        redo: Make again what is there already.
+    """
+    return run_stage("map", recipe, source, redo=redo)
+
+
+@flow(name="align", flow_run_name="align-{recipe.name}")
+@saying_how_it_ended
+def align_flow(recipe: Recipe, source: str | None = None, shards: str | None = None, redo: bool = False) -> str:
+    """Bring every source's distributions to the target's positions and vocabulary.
+
+    Args:
+        recipe: Everything that defines the run.
+        source: Only this model, by its short name.
+        shards: Only these shards: A-B, both included, or one number.
+        redo: Make again what is there already.
+    """
+    return run_stage("align", recipe, source, shards, redo)
+
+
+@flow(name="fuse", flow_run_name="fuse-{recipe.name}")
+@saying_how_it_ended
+def fuse_flow(recipe: Recipe, shards: str | None = None, redo: bool = False) -> str:
+    """Fuse the sources' distributions into one target distribution per position.
+
+    Args:
+        recipe: Everything that defines the run.
+        shards: Only these shards: A-B, both included, or one number.
+        redo: Make again what is there already.
+    """
+    return run_stage("fuse", recipe, None, shards, redo)
+
+
+@flow(name="train", flow_run_name="train-{recipe.name}")
+@saying_how_it_ended
+def train_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
+    """Train the target on the fused distributions, and its control on the text alone.
+
+    Args:
+        recipe: Everything that defines the run.
+        source: Only this arm: fused or control.
+        redo: Make again what is there already.
+    """
+    return run_stage("train", recipe, source, redo=redo)
+
+
+@flow(name="evaluate", flow_run_name="evaluate-{recipe.name}")
+@saying_how_it_ended
+def evaluate_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
+    """Score target, sources and trained models on the held-out text.
+
+    Args:
+        recipe: Everything that defines the run.
+        source: Only this model, by its short name, or fused or control.
+        redo: Make again what is there already.
+    """
+    return run_stage("evaluate", recipe, source, redo=redo)
+
+
+STAGE_FLOWS: dict[str, Flow[..., Any]] = {
+    "prepare": prepare_flow,
+    "encode": encode_flow,
+    "capture": capture_flow,
+    "map": map_flow,
+    "align": align_flow,
+    "fuse": fuse_flow,
+    "train": train_flow,
+    "evaluate": evaluate_flow,
+}

@@ -1,0 +1,105 @@
+"""One Prefect task per unit of a stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Failed
+from prefect.tasks import Task
+
+from logitfuse.flows.artifacts import ProgressArtifact, artifact_key
+from logitfuse.flows.execute import summary
+from logitfuse.flows.session import Session, current
+from logitfuse.storage.errors import LogitfuseError, WorkFailed
+from logitfuse.tasks.engine import Outcome
+from logitfuse.tasks.execute import do_prepare, do_unit
+from logitfuse.tasks.stages import ORDER
+from logitfuse.tasks.unit import Unit
+
+# Trying again helps against a busy disk, a network file system or another process on the GPU, never against these.
+LASTING = (
+    LogitfuseError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+
+
+def may_pass(task: Task[Any, Any], task_run: TaskRun, state: State) -> bool:
+    """Whether a failed task is worth another attempt; training's child process goes on from its last checkpoint."""
+    return isinstance(state.data, WorkFailed) or not isinstance(state.data, LASTING)
+
+
+def unit_name(parameters: dict[str, Any]) -> str:
+    """Name a task run after its unit: capture-gemma3-270m-00003."""
+    stage, source, shard = (parameters.get(name) for name in ("stage", "source", "shard"))
+    return "-".join(
+        str(part) for part in (stage, source, None if shard is None else f"{shard:05d}") if part is not None
+    )
+
+
+def run_unit(stage: str, source: str | None = None, shard: int | None = None, redo: bool = False) -> str | State:
+    """Make one unit unless it stands, and say in a line what became of it."""
+    session, unit = current(), Unit(stage, source, shard)
+    try:
+        return _do(session, unit, redo)
+    except Exception as error:
+        session.watcher.finish(unit, f"{unit}: failed: {said(error)}")
+        if isinstance(error, LogitfuseError):  # returned, not raised: Prefect logs a traceback of what is raised
+            return Failed(message=str(error), data=error)
+        raise
+
+
+def _do(session: Session, unit: Unit, redo: bool) -> str:
+    shown = session.watcher.report(unit)
+    bar = ProgressArtifact(artifact_key(session.run.recipe.name, unit.stage, unit.source, unit.shard), str(unit))
+
+    def progress(done: int, total: int) -> None:
+        shown(done, total)
+        bar(done, total)
+
+    if unit.stage == "prepare":
+        return _note_prepared(session, do_prepare(session.run, progress=progress, redo=redo))
+    outcome = do_unit(session.run, unit, progress=progress, say=get_run_logger().info, redo=redo)
+    bar.close()
+    session.outcomes[unit] = outcome
+    session.watcher.finish(unit, summary(unit, outcome))
+    return "kept" if outcome.state == "kept" else f"done in {outcome.seconds:.1f} s"
+
+
+def _note_prepared(session: Session, outcomes: list[Outcome]) -> str:
+    session.outcomes |= {Unit("prepare", None, outcome.record.shard): outcome for outcome in outcomes}
+    for outcome in outcomes:
+        session.watcher.finish(Unit("prepare"), summary(outcome.record.label, outcome))
+    done = [outcome for outcome in outcomes if outcome.state == "done"]
+    if not done:
+        return "kept"
+    return f"{len(done)} shards done, {len(outcomes) - len(done)} kept"
+
+
+def said(error: BaseException) -> str:
+    """Return what an error says, with its kind where it was not made for users."""
+    return str(error) if isinstance(error, LogitfuseError) else f"{type(error).__name__}: {error}"
+
+
+TASKS = {
+    stage: task(
+        name=stage,
+        task_run_name=unit_name,  # type: ignore[arg-type]  # their protocol has a classmethod no function has
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=2,
+        retry_delay_seconds=[1.0, 10.0],
+        retry_condition_fn=may_pass,
+    )(run_unit)
+    for stage in ORDER
+}

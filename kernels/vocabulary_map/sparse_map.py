@@ -1,0 +1,100 @@
+"""What a vocabulary map is made from and what it is. Legend: S source ids, N entries of the map."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class How(IntEnum):
+    """How a source id found its target ids. The numbers are stored: never change one."""
+
+    UNMAPPED = 0
+    EXACT = 1  # the same bytes
+    ROLE = 2  # special tokens that play the same part, such as the end of the text
+    BYTE = 3  # the same single byte, through a `<0xNN>` token on either side
+    DISTANCE = 4  # the least edit distance
+    FIRST_PIECE = 5  # a target piece the source piece begins with
+
+
+@dataclass(frozen=True, eq=False)
+class VocabularyView:
+    """A vocabulary as a map sees it; ids run over the model's head, so that padded ids are there without text.
+
+    `texts[id]`: the bytes a token stands for, None for special tokens and ids that are no token. `roles`: part →
+    special id (`bos`, `eos`, …, or the special token's own spelling). `byte_ids`: id → byte of `<0xNN>` tokens.
+    """
+
+    texts: Sequence[bytes | None]
+    roles: Mapping[str, int] = field(default_factory=dict)
+    byte_ids: Mapping[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        outside = [i for i in (*self.roles.values(), *self.byte_ids) if not 0 <= i < len(self.texts)]
+        if outside:
+            raise ValueError(f"ids {sorted(outside)} lie outside the vocabulary of {len(self.texts)} ids.")
+
+
+@dataclass(frozen=True, eq=False)
+class MapContext:
+    """What a strategy may need beside the two vocabularies, given by the stage.
+
+    `target_encode`: the target's own tokenisation of each text as it would stand behind other text; an empty list
+    where it has none. `workers`: threads; changes no result.
+    """
+
+    target_encode: Callable[[Sequence[str]], list[list[int]]] | None = None
+    workers: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class VocabularyMap:
+    """Source id → target ids with weights, as compressed rows: row s is `offsets[s]:offsets[s + 1]`.
+
+    offsets int64 [S+1], target_ids int32 [N], weights float32 [N] (a mapped row sums to 1), distance int32 [S]
+    (code points; 0 for equal bytes, -1 where none was measured), how int8 [S] (`How`).
+    """
+
+    offsets: NDArray[np.int64]
+    target_ids: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    distance: NDArray[np.int32]
+    how: NDArray[np.int8]
+
+    def __post_init__(self) -> None:
+        rows, entries = len(self.offsets) - 1, len(self.target_ids)
+        if not (len(self.distance) == len(self.how) == rows and len(self.weights) == entries):
+            raise ValueError("a vocabulary map's arrays do not belong together: their lengths differ.")
+        if self.offsets[0] != 0 or self.offsets[-1] != entries or (np.diff(self.offsets) < 0).any():
+            raise ValueError("a vocabulary map's offsets do not rise from 0 to the number of its entries.")
+
+    @property
+    def source_size(self) -> int:
+        """Number of source ids, mapped or not."""
+        return len(self.how)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many source ids were found how, by lower-case name, for reports."""
+        numbers = np.bincount(self.how, minlength=len(How))
+        return {how.name.lower(): int(numbers[how]) for how in How}
+
+
+def one_to_one(targets: NDArray[np.int32], how: NDArray[np.int8], distance: NDArray[np.int32]) -> VocabularyMap:
+    """Return the map that sends source id s to `targets[s]` with weight 1, or nowhere where that is -1."""
+    mapped = targets >= 0
+    offsets = np.concatenate([[0], np.cumsum(mapped)]).astype(np.int64)
+    return VocabularyMap(offsets, targets[mapped], np.ones(int(offsets[-1]), np.float32), distance, how)
+
+
+def identity_map(size: int, width: int | None = None) -> VocabularyMap:
+    """Return the map between models that share a tokenizer of `size` ids.
+
+    `width` is that of the source's head: ids from `size` up to it are no token and stay unmapped.
+    """
+    ids = np.arange(size if width is None else width, dtype=np.int32)
+    token = ids < size
+    targets = np.where(token, ids, np.int32(-1))
+    how = np.where(token, np.int8(How.EXACT), np.int8(How.UNMAPPED))
+    return one_to_one(targets, how, np.where(token, np.int32(0), np.int32(-1)))

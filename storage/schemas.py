@@ -1,0 +1,123 @@
+"""What each stage writes: one `pa.schema` per stage, versioned, in one place.
+
+One row is one chunk of text. Lists are flat: a chunk with P positions and k kept tokens holds P*k ids.
+A *position* p has consumed p text tokens and predicts the next one; `first` is the first position that has a
+distribution (0 with a start token, 1 without). Log-probabilities are natural, rounded to fp16 precision but
+stored as float32, which every Parquet reader can decode with the byte-stream-split encoding.
+
+Raise a stage's version when a column, its meaning, or the default of one of its settings changes: keys of shards
+hold it, so old shards are then redone instead of being misread.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+IDS = pa.list_(pa.field("element", pa.int32(), nullable=False))
+FLOATS = pa.list_(pa.field("element", pa.float32(), nullable=False))
+
+
+def _field(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+# These three tie every row of every stage to the text it was made from.
+IDENTITY = (_field("doc_id", pa.string()), _field("chunk", pa.int32()), _field("text_hash", pa.binary(16)))
+
+
+@dataclass(frozen=True)
+class StageSchema:
+    """The columns of one stage's shards and their version."""
+
+    stage: str
+    version: int
+    arrow: pa.Schema
+
+
+def _schema(stage: str, version: int, *columns: tuple[str, pa.DataType]) -> StageSchema:
+    fields = [*IDENTITY, *(_field(name, kind) for name, kind in columns)]
+    return StageSchema(stage, version, pa.schema(fields))
+
+
+PREPARE = _schema(
+    "prepare",
+    1,
+    ("text", pa.string()),
+    ("byte_start", pa.int64()),
+    ("byte_end", pa.int64()),
+    ("last", pa.bool_()),  # the document ends with this chunk
+    ("domain", pa.string()),
+    ("split", pa.string()),
+)
+ENCODE = _schema(
+    "encode",
+    1,
+    ("last", pa.bool_()),
+    ("ids", IDS),  # [L] text tokens, no special tokens
+    ("ends", IDS),  # [L] byte of the chunk at which each token ends, -1 where that is not known
+)
+CAPTURE = _schema(
+    "capture",
+    1,
+    ("first", pa.int32()),
+    ("ids", IDS),  # [P*k] likeliest tokens, best first, ties by lowest id
+    ("logprobs", FLOATS),  # [P*k] of the full softmax
+    ("tail", FLOATS),  # [P] mass outside the k kept tokens
+    ("gold_logprob", FLOATS),  # [P] of the token that really follows
+    ("gold_rank", IDS),  # [P] 0 is the likeliest, 32 means that or later
+)
+ALIGN = _schema(
+    "align",
+    1,
+    ("source_position", IDS),  # [T] position of the source that serves each target position, -1 none
+    ("counts", IDS),  # [T] support size, 0 where not served
+    ("ids", IDS),  # target ids, best first
+    ("logprobs", FLOATS),
+    ("mass", FLOATS),  # [T] probability kept on target ids
+)
+FUSE = _schema(
+    "fuse",
+    1,
+    ("split", pa.string()),
+    ("domain", pa.string()),
+    ("inputs", IDS),  # [T] what the target reads, its start token first if it has one
+    ("labels", IDS),  # [T] what really follows
+    ("counts", IDS),  # [T] support size, 0 where no source serves the position
+    ("ids", IDS),
+    ("logprobs", FLOATS),
+    ("mass", FLOATS),  # [T]
+    ("weights", FLOATS),  # [S] how much each source counts in this document
+    ("scores", FLOATS),  # [S] nats per byte of each source on the document, NaN where it has none
+)
+EVALUATE = _schema(
+    "evaluate",
+    1,
+    ("domain", pa.string()),
+    ("split", pa.string()),
+    ("bytes", pa.int64()),  # of the chunk's text
+    ("begin", pa.int32()),  # byte at which the first scored token begins
+    ("ends", IDS),  # [N] byte at which each scored token ends
+    ("nats", FLOATS),  # [N] -log p of each scored token; start and end tokens are left out
+)
+MAP = StageSchema(
+    "map",
+    1,
+    pa.schema(
+        [
+            _field("source_id", pa.int32()),
+            _field("target_ids", IDS),
+            _field("weights", FLOATS),
+            _field("distance", pa.int32()),  # edit distance of the pieces, -1 where none applies
+            _field("how", pa.string()),  # exact, role, byte, distance, first_piece, unmapped
+        ]
+    ),
+)
+
+SCHEMAS = {schema.stage: schema for schema in (PREPARE, ENCODE, CAPTURE, MAP, ALIGN, FUSE, EVALUATE)}
+# Stages that write folders or pages instead of shards; their versions go into their keys all the same.
+OTHER_VERSIONS = {"train": 1, "report": 1, "corpus": 1}
+
+
+def schema_version(stage: str) -> int:
+    """Return the version that goes into the stage's keys."""
+    return SCHEMAS[stage].version if stage in SCHEMAS else OTHER_VERSIONS[stage]

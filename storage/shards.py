@@ -1,0 +1,184 @@
+"""Shards: Parquet files of one schema, written by row groups, read only after their checksum was verified."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from logitfuse.storage.checksums import checksum_file
+from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
+from logitfuse.storage.records import Record, StoredFile
+from logitfuse.storage.schemas import StageSchema
+from logitfuse.storage.store import Store
+
+IDENTITY_COLUMNS = ["doc_id", "chunk", "text_hash"]
+COMPRESSION_LEVEL = 3
+
+
+class ShardWriter:
+    """Writes one shard's rows to a scratch file, a row group per call."""
+
+    def __init__(self, path: Path, schema: StageSchema, metadata: Mapping[str, str]) -> None:
+        self.rows = 0
+        self._schema = schema.arrow.with_metadata({f"logitfuse.{k}": v for k, v in metadata.items()})
+        self._writer = pq.ParquetWriter(path, self._schema, **_encodings(schema.arrow))
+
+    def write(self, columns: Mapping[str, pa.Array | Sequence]) -> None:
+        """Append rows given by column; every column of the schema must be there and of its type."""
+        arrays = [_as_array(columns[field.name], field.type) for field in self._schema]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        self._writer.write_batch(batch)
+        self.rows += batch.num_rows
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def stored_file(path: Path, name: str) -> StoredFile:
+    """Describe a finished file for its record."""
+    return StoredFile(name=name, bytes=path.stat().st_size, checksum=checksum_file(path))
+
+
+def verified_path(store: Store, record: Record, index: int = 0) -> Path:
+    """Return the local path of a record's file after checking its bytes; raise `ShardCorrupt`."""
+    file = record.files[index]
+    name = f"{record.place}/{file.name}"
+    if store.size(name) is None:
+        raise ShardCorrupt(f"{name}: the file is missing. {_redo(record)}")
+    path = store.local(name)
+    if path.stat().st_size != file.bytes or checksum_file(path) != file.checksum:
+        raise ShardCorrupt(f"{name}: its bytes are not the ones that were written. {_redo(record)}")
+    return path
+
+
+def read_batches(path: Path, columns: Sequence[str] | None, rows: int = 64) -> Iterator[pa.RecordBatch]:
+    """Yield record batches of at most `rows` rows; memory does not grow with the shard."""
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(batch_size=rows, columns=list(columns) if columns else None)
+
+
+def read_together(
+    shards: Mapping[str, tuple[Path, Sequence[str]]], rows: int = 64
+) -> Iterator[dict[str, pa.RecordBatch]]:
+    """Yield batches of several shards of the same text, row by row the same chunks.
+
+    `shards` maps a name to (path, columns). Rows are joined by document id, chunk and text hash: any difference
+    raises `ShardMismatch`; nothing is ever joined by position alone.
+    """
+    names = list(shards)
+    readers = [
+        read_batches(path, [*IDENTITY_COLUMNS, *(c for c in columns if c not in IDENTITY_COLUMNS)], rows)
+        for path, columns in shards.values()
+    ]
+    done = object()
+    while True:
+        batches = [next(reader, done) for reader in readers]
+        if all(batch is done for batch in batches):
+            return
+        for name, batch in zip(names[1:], batches[1:], strict=True):
+            _check_same_rows(names[0], batches[0], name, batch, done)
+        yield dict(zip(names, batches, strict=True))
+
+
+def _check_same_rows(first: str, left: object, second: str, right: object, done: object) -> None:
+    if left is done or right is done:
+        raise ShardMismatch(f"{first} and {second} do not hold the same number of chunks. Rerun the older one's stage.")
+    assert isinstance(left, pa.RecordBatch) and isinstance(right, pa.RecordBatch)
+    for column in IDENTITY_COLUMNS:
+        if not left.column(column).equals(right.column(column)):
+            raise ShardMismatch(
+                f"{first} and {second} were not made from the same text (column {column!r} differs near document "
+                f"{left.column('doc_id')[0].as_py()!r}). Rerun the older one's stage with --redo."
+            )
+
+
+def _redo(record: Record) -> str:
+    source = record.place.split("/")[1] if "/" in record.place else None
+    shard = f" --shards {record.shard}" if record.shard is not None else ""
+    return f"Redo it: logitfuse stage {record.stage} RECIPE{f' --source {source}' if source else ''}{shard} --redo"
+
+
+def _as_array(values: pa.Array | Sequence, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    return values.cast(kind) if isinstance(values, pa.Array) else pa.array(values, type=kind)
+
+
+def _encodings(schema: pa.Schema) -> dict:
+    """Byte-stream-split for numbers (their high bytes repeat), dictionaries for short repeated strings only."""
+    split = [f"{field.name}.list.element" for field in schema if pa.types.is_list(field.type)]
+    words = [name for name in ("doc_id", "domain", "split", "how") if name in schema.names]
+    return {
+        "compression": "zstd",
+        "compression_level": COMPRESSION_LEVEL,
+        "use_dictionary": words,
+        "use_byte_stream_split": split,
+        "store_schema": True,
+        "write_statistics": False,
+        "write_page_checksum": True,
+    }
+
+
+class Rows:
+    """Row access to the list columns of a record batch, without copies."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self._batch = batch
+        self._lists: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self._batch.num_rows
+
+    def value(self, column: str, row: int) -> Any:
+        """Return one plain value."""
+        return self._batch.column(column)[row].as_py()
+
+    def values(self, column: str, row: int) -> np.ndarray:
+        """Return one row of a list column as a NumPy view."""
+        if column not in self._lists:
+            array = self._batch.column(column)
+            flat = array.values.to_numpy(zero_copy_only=False)
+            self._lists[column] = (array.offsets.to_numpy(), flat)
+        offsets, flat = self._lists[column]
+        return flat[offsets[row] : offsets[row + 1]]
+
+    def identity(self, row: int) -> dict[str, Any]:
+        """Return the columns that tie the row to its text."""
+        return {column: self.value(column, row) for column in IDENTITY_COLUMNS}
+
+
+def rows_together(
+    shards: Mapping[str, tuple[Path, Sequence[str]]], rows: int = 64
+) -> Iterator[tuple[dict[str, Rows], int]]:
+    """Yield ({name: rows}, row number) for every chunk of several shards of the same text."""
+    for batches in read_together(shards, rows):
+        views = {name: Rows(batch) for name, batch in batches.items()}
+        for row in range(len(next(iter(views.values())))):
+            yield views, row
+
+
+@contextmanager
+def writing_rows(path: Path, schema: StageSchema, rows: int = 64) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a function that takes one row; row groups of `rows` are written as they fill."""
+    writer = ShardWriter(path, schema, {"stage": schema.stage, "version": str(schema.version)})
+    pending: list[Mapping[str, Any]] = []
+
+    def flush() -> None:
+        if pending:
+            writer.write({name: [row[name] for row in pending] for name in schema.arrow.names})
+            pending.clear()
+
+    def add(row: Mapping[str, Any]) -> None:
+        pending.append(row)
+        if len(pending) >= rows:
+            flush()
+
+    try:
+        yield add
+        flush()
+    finally:
+        writer.close()

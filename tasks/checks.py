@@ -1,0 +1,107 @@
+"""Refusing bad input in the first seconds, before hours of work and before anything is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from logitfuse.storage.atomic import write_exclusively
+from logitfuse.storage.errors import BadInput, ModelRefused, OutOfSpace
+from logitfuse.storage.keys import canonical_json
+from logitfuse.tasks.corpus.readers import check_corpus
+from logitfuse.tasks.models.source import Source
+from logitfuse.tasks.recipe import Recipe
+from logitfuse.tasks.run import Run
+
+RUN_FORMAT = 1
+RUN_FILE = "run.json"
+
+
+def check_run(run: Run) -> None:
+    """Check everything that can be checked without work; raise `BadInput`, `ModelRefused` or `OutOfSpace`."""
+    check_folder(run.recipe)
+    check_space(run.recipe)
+    check_corpus(run.recipe.corpus)
+    models = {source.label: source for source in [run.target, *run.teachers.values()]}
+    for source in models.values():
+        check_model(source, run.recipe.capture.k)
+    _refuse_same_weights(list(run.teachers.values()))
+
+
+def check_model(source: Source, k: int) -> None:
+    """Check that k fits the vocabulary and that the start and end tokens exist."""
+    if k > source.vocabulary.size:
+        raise BadInput(
+            f"capture.k: {k} is more than the {source.vocabulary.size} tokens of {source.label!r}. Choose a smaller k."
+        )
+    for name, token in (("start", source.start_id), ("end", source.end_id)):
+        if token is not None and not 0 <= token < source.head_width:
+            raise ModelRefused(f"model {source.label!r}: its {name} token {token} is outside its head.")
+
+
+def _refuse_same_weights(sources: list[Source]) -> None:
+    seen: dict[str, str] = {}
+    for source in sources:
+        if other := seen.get(source.home.fingerprint):
+            raise BadInput(f"sources: {other!r} and {source.label!r} are the same model. List it once.")
+        seen[source.home.fingerprint] = source.label
+
+
+def check_space(recipe: Recipe) -> None:
+    """Refuse to start where the disk is nearly full."""
+    place = recipe.folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 1e9
+    wanted = recipe.execution.min_free_gb
+    if free < wanted:
+        raise OutOfSpace(
+            f"run folder {recipe.folder}: {free:.2f} GB free, execution.min_free_gb asks for {wanted:g}. Make room, "
+            "choose another execution.folder, or lower min_free_gb."
+        )
+
+
+def check_folder(recipe: Recipe) -> None:
+    """Refuse a folder that is no run folder, or one that was made for another target or corpus."""
+    folder = recipe.folder
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"run folder {folder}: it is a file. Choose another name or execution.folder.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    found = read_identity(folder)
+    wanted = _identity(recipe)
+    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    if differing:
+        was = "; ".join(f"{name} {found.get(name)!r}, now {wanted[name]!r}" for name in differing)
+        raise BadInput(
+            f"run folder {folder}: it was made by other settings: {was}. Give this run another name (name: ... or "
+            "--set name=...), or restore those settings."
+        )
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """Return what a run folder says it was made for."""
+    try:
+        return dict(json.loads((folder / RUN_FILE).read_bytes()))
+    except (FileNotFoundError, ValueError):
+        raise BadInput(
+            f"run folder {folder}: it is not empty and has no readable {RUN_FILE}, so it is no run folder. Choose "
+            "another name or execution.folder."
+        ) from None
+
+
+def claim_folder(recipe: Recipe) -> None:
+    """Write what the run is for into its folder, once; call after the checks and before the first stage."""
+    recipe.folder.mkdir(parents=True, exist_ok=True)
+    write_exclusively(recipe.folder / RUN_FILE, canonical_json(_identity(recipe)) + b"\n")
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    """What cannot change without making it another run; every other setting only redoes what depends on it."""
+    return {
+        "format": RUN_FORMAT,
+        "target": [recipe.target.model, recipe.target.revision],
+        "corpus": [recipe.corpus.source, recipe.corpus.revision],
+    }

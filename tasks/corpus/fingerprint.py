@@ -1,0 +1,34 @@
+"""What the text of a corpus is, as one checksum: of its files' contents, or of the hub's commit."""
+
+import json
+from pathlib import Path
+
+from logitfuse.storage.checksums import checksum_bytes, checksum_file
+from logitfuse.tasks.corpus.files import list_files
+from logitfuse.tasks.corpus.hub import is_saved_dataset, resolved_revision
+from logitfuse.tasks.corpus.readers import is_hub_source, located
+from logitfuse.tasks.corpus.settings import CorpusSettings
+
+
+def corpus_fingerprint(settings: CorpusSettings) -> str:
+    """Return `sha256:<hex>` over the names (below the source) and contents of the corpus files, in reading order.
+
+    For a hub data set it is over its id, subset and commit. Where the files lie does not matter. Raises BadInput
+    where there is nothing to read or the hub cannot say which commit a branch is at.
+    """
+    settings = located(settings)
+    if is_hub_source(settings):
+        return _over(["hub", settings.source, settings.subset, resolved_revision(settings)])
+    root, files = _files(settings)
+    return _over([[file.relative_to(root).as_posix(), checksum_file(file)] for file in files])
+
+
+def _files(settings: CorpusSettings) -> tuple[Path, list[Path]]:
+    folder = Path(settings.source)
+    if folder.is_dir() and is_saved_dataset(folder):
+        return folder, sorted(folder.rglob("*.arrow"))  # the JSON beside them changes with every save
+    return list_files(settings.source, settings.format)
+
+
+def _over(facts: list[object]) -> str:
+    return checksum_bytes(json.dumps(facts).encode())

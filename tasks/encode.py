@@ -1,0 +1,60 @@
+"""Stage encode: the text as each tokenizer's ids, with the byte at which every token ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from logitfuse.storage.schemas import ENCODE
+from logitfuse.storage.shards import Rows, read_batches, verified_path, writing_rows
+from logitfuse.tasks.engine import Counts, Progress, Work
+from logitfuse.tasks.models.source import Source
+from logitfuse.tasks.models.vocabulary import encode_texts
+from logitfuse.tasks.unit import Unit
+
+if TYPE_CHECKING:
+    from logitfuse.storage.records import Record
+    from logitfuse.tasks.run import Run
+
+COLUMNS = ["doc_id", "chunk", "text_hash", "text", "last"]
+
+
+def units(run: Run) -> list[Unit]:
+    """One unit per tokenizer and shard."""
+    return [Unit("encode", label, shard) for label in run.tokenizers for shard in run.shard_numbers]
+
+
+def work(run: Run, unit: Unit) -> Work:
+    """Describe the encoding of one shard by one tokenizer."""
+    source = run.tokenizers[unit.needed_source]
+    prepared = run.prepared(unit.needed_shard)
+
+    def compute(path: Path, progress: Progress) -> Counts:
+        return encode_shard(verified_path(run.store, prepared), prepared, source, path, progress)
+
+    return Work(
+        stage="encode",
+        place=f"encode/{unit.source}",
+        name=unit.part,
+        shard=unit.shard,
+        compute=compute,
+        inputs=(prepared,),
+        fingerprints={"tokenizer": source.vocabulary.fingerprint},
+    )
+
+
+def encode_shard(text: Path, prepared: Record, source: Source, path: Path, progress: Progress) -> Counts:
+    """Tokenise every chunk of one shard; return what was counted."""
+    total, done = prepared.counts["chunks"], 0
+    tokens = unknown = 0
+    with writing_rows(path, ENCODE) as add:
+        for batch in read_batches(text, COLUMNS):
+            rows = Rows(batch)
+            texts = batch.column("text").to_pylist()
+            for row, (ids, ends) in enumerate(encode_texts(source.tokenizer, source.vocabulary, texts)):
+                add({**rows.identity(row), "last": rows.value("last", row), "ids": ids, "ends": ends})
+                tokens += len(ids)
+                unknown += int((ends < 0).sum())
+            done += len(rows)
+            progress(done, total)
+    return {"chunks": done, "tokens": tokens, "tokens_without_byte_end": unknown}

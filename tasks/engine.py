@@ -1,0 +1,178 @@
+"""Doing what is missing: a piece of work has a key, and is done if a record with that key stands.
+
+Everything that runs work (the command line, Prefect's tasks, a retry, the nightly rebuild) comes through `perform`.
+"""
+
+import errno
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from logitfuse.storage.errors import OutOfSpace, ShardCorrupt
+from logitfuse.storage.keys import result_key
+from logitfuse.storage.locks import only_one
+from logitfuse.storage.records import Record, StoredFile, from_bytes, record_name, to_bytes
+from logitfuse.storage.settings import Settings, changed_settings
+from logitfuse.storage.shards import stored_file
+from logitfuse.storage.store import LocalStore
+
+Counts = dict[str, Any]
+Progress = Callable[[int, int], None]  # (done, total), in whatever the stage counts
+State = Literal["kept", "done"]
+
+
+def silent(done: int, total: int) -> None:
+    """A progress report that nobody reads."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One result to be made: where it goes, all that its key is made from, and how to make it."""
+
+    stage: str
+    place: str
+    name: str
+    compute: Callable[[Path, Progress], Counts]  # writes the file, or fills the folder, at the path
+    settings: Settings | None = None
+    inputs: tuple[Record, ...] = ()
+    fingerprints: dict[str, Any] = field(default_factory=dict)
+    shard: int | None = None
+    folder: bool = False
+    after: Callable[[], None] | None = None  # clears up what is of no use once the result is published
+
+    @property
+    def key(self) -> str:
+        return result_key(self.stage, self.settings, [i.checksum for i in self.inputs], self.fingerprints)
+
+    @property
+    def file_name(self) -> str:
+        """Name of the shard, or of the folder."""
+        return f"{self.name}.{self.key}" + ("" if self.folder else ".parquet")
+
+    @property
+    def record_path(self) -> str:
+        return f"{self.place}/{record_name(self.name, self.key)}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a piece of work; `kept` means it stood already."""
+
+    state: State
+    record: Record
+    seconds: float = 0.0
+
+
+def find(store: LocalStore, work: Work) -> Record | None:
+    """Return the record of finished work, None if it must be done.
+
+    A record whose file is missing or has another size does not count; a damaged record raises `ShardCorrupt`.
+    """
+    return read_record(store, work.record_path)
+
+
+def read_record(store: LocalStore, path: str) -> Record | None:
+    """Return the record at a path if it stands and its files have the recorded sizes."""
+    try:
+        record = from_bytes(store.read(path), path)
+    except FileNotFoundError:
+        return None
+    whole = all(store.size(f"{record.place}/{file.name}") == file.bytes for file in record.files)
+    return record if whole else None
+
+
+def perform(
+    store: LocalStore,
+    work: Work,
+    *,
+    progress: Progress = silent,
+    say: Callable[[str], None] | None = None,
+    redo: bool = False,
+) -> Outcome:
+    """Do one piece of work unless it is done; one process at a time does it, the others wait and keep its result."""
+    if not redo and (record := find(store, work)):
+        return Outcome("kept", record)
+    lock = store.local(f".locks/{work.place.replace('/', '.')}.{work.name}.{work.key}.lock")
+    with only_one(lock, say):
+        if not redo and (record := find(store, work)):
+            return Outcome("kept", record)
+        return _do(store, work, progress)
+
+
+def _do(store: LocalStore, work: Work, progress: Progress) -> Outcome:
+    started = time.time()
+    name = f"{work.place}/{work.file_name}"
+    store.remove(work.record_path)  # whatever stood there is not whole, or shall be made again
+    try:
+        if work.folder:
+            with store.writing_folder(name) as scratch:
+                counts = work.compute(scratch, progress)
+                files = [
+                    stored_file(path, f"{work.file_name}/{path.relative_to(scratch).as_posix()}")
+                    for path in sorted(scratch.rglob("*"))
+                    if path.is_file()
+                ]
+        else:
+            with store.writing(name) as scratch:
+                counts = work.compute(scratch, progress)
+                files = [stored_file(scratch, work.file_name)]
+    except OSError as error:
+        raise _explained(error, store.root, name) from error
+    seconds = time.time() - started
+    record = make_record(work, files, counts, started, seconds)
+    if not store.create(work.record_path, to_bytes(record)):
+        raise ShardCorrupt(f"{work.record_path} appeared while its shard was being written. Run the stage again.")
+    if work.after:
+        work.after()
+    return Outcome("done", record, seconds)
+
+
+def make_record(work: Work, files: list[StoredFile], counts: Counts, started: float, seconds: float) -> Record:
+    """Describe finished work."""
+    return Record(
+        stage=work.stage,
+        place=work.place,
+        name=work.name,
+        shard=work.shard,
+        key=work.key,
+        files=files,
+        settings=changed_settings(work.settings) if work.settings else {},
+        inputs=[record.checksum for record in work.inputs],
+        fingerprints=work.fingerprints,
+        counts=counts,
+        made={
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": round(started, 3),
+            "seconds": round(seconds, 3),
+            "python": platform.python_version(),
+            "versions": _versions(),
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("logitfuse", "torch", "transformers", "tokenizers", "pyarrow", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _explained(error: OSError, root: Path, name: str) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(root).free / 1e9
+        return OutOfSpace(
+            f"{name}: the disk of {root} is full ({free:.1f} GB free). What was finished stays. Make room, or move the "
+            "run folder, and run the same command again."
+        )
+    return error

@@ -1,0 +1,166 @@
+"""Stage evaluate: how well a model predicts the held-out text, in nats per byte over identical bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from logitfuse.kernels.positions import consumed_bytes, inputs_and_labels
+from logitfuse.storage.schemas import EVALUATE
+from logitfuse.storage.settings import Settings
+from logitfuse.storage.shards import Rows, read_batches, verified_path, writing_rows
+from logitfuse.tasks.capture import plan_batches
+from logitfuse.tasks.engine import Counts, Progress, Work
+from logitfuse.tasks.models.causal import padded
+from logitfuse.tasks.models.home import ModelHome
+from logitfuse.tasks.models.vocabulary import encode_texts
+from logitfuse.tasks.unit import Unit
+
+if TYPE_CHECKING:
+    from logitfuse.storage.records import Record
+    from logitfuse.tasks.models.causal import CausalModel
+    from logitfuse.tasks.models.source import Source
+    from logitfuse.tasks.run import Run
+
+COLUMNS = ["doc_id", "chunk", "text_hash", "text", "domain", "split"]
+
+
+class EvaluateSettings(Settings):
+    """What the models are compared on."""
+
+    model_config = {"title": "Evaluate"}
+
+    split: Literal["validation", "test"] = Field(
+        "validation", title="Split", description="Held-out part; keep test for the last, locked comparison."
+    )
+    tokens_per_batch: int = Field(
+        2048, ge=1, title="Tokens per batch", description="Upper bound of a forward pass, padding included."
+    )
+    head_positions: int = Field(
+        128, ge=1, title="Head chunk", description="Positions whose logits exist at the same time."
+    )
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model to be evaluated and the part it plays."""
+
+    role: Literal["target", "source", "fused", "control"]
+    label: str
+
+
+def contestants(run: Run) -> list[Contestant]:
+    """Return the models of a run in the order of its tables; the trained ones carry their arm's name."""
+    sources = [label for label in run.teachers if label != run.target.label]
+    arms = ["control", "fused"] if run.recipe.train.control else ["fused"]
+    return [
+        Contestant("target", run.target.label),
+        *(Contestant("source", label) for label in sources),
+        *(Contestant("control" if arm == "control" else "fused", arm) for arm in arms),
+    ]
+
+
+def units(run: Run) -> list[Unit]:
+    """One unit per model."""
+    return [Unit("evaluate", contestant.label) for contestant in contestants(run)]
+
+
+def work(run: Run, unit: Unit) -> Work:
+    """Describe the evaluation of one model on the held-out text."""
+    source, made_by = _model_of(run, unit.needed_source)
+    settings = run.recipe.evaluate
+    shards = [record for record in run.shards if record.counts["splits"].get(settings.split)]
+
+    def compute(path: Path, progress: Progress) -> Counts:
+        texts = (row for record in shards for row in read_texts(verified_path(run.store, record), settings.split))
+        model = run.loaded(source)
+        try:
+            return evaluate_model(model, source, texts, settings, path, progress)
+        finally:
+            run.unload()
+
+    return Work(
+        stage="evaluate",
+        place=f"evaluate/{unit.source}",
+        name="held-out",
+        compute=compute,
+        settings=settings,
+        inputs=(*shards, *made_by),
+        fingerprints={
+            "model": source.home.fingerprint,
+            "tokenizer": source.vocabulary.fingerprint,
+            "dtype": source.home.settings.dtype,
+            "start": source.start_id,
+        },
+    )
+
+
+def _model_of(run: Run, label: str) -> tuple[Source, tuple[Record, ...]]:
+    if label in run.teachers:
+        return run.teachers[label], ()
+    if label == run.target.label:
+        return run.target, ()
+    record = run.record(Unit("train", label))
+    folder = run.store.local(f"{record.place}/{record.files[0].name.split('/')[0]}")
+    settings = run.recipe.target.model_copy(update={"name": label})
+    return replace(run.target, home=ModelHome(settings, folder, record.checksum)), (record,)
+
+
+def read_texts(prepared: Path, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the chunks of one split of a prepared shard."""
+    for batch in read_batches(prepared, COLUMNS):
+        rows = Rows(batch)
+        for row in range(len(rows)):
+            if rows.value("split", row) == split:
+                yield {column: rows.value(column, row) for column in COLUMNS}
+
+
+def evaluate_model(
+    model: CausalModel,
+    source: Source,
+    texts: Iterator[dict[str, Any]],
+    settings: EvaluateSettings,
+    path: Path,
+    progress: Progress,
+) -> Counts:
+    """Score every held-out chunk; write -log p of each token with the byte it ends at."""
+    rows = list(texts)  # the held-out part is small by construction
+    encoded = encode_texts(source.tokenizer, source.vocabulary, [row["text"] for row in rows])
+    passages = [inputs_and_labels(ids, start=source.start_id, end=None) for ids, _ in encoded]
+    passages = [(inputs[: source.context], labels[: source.context]) for inputs, labels in passages]
+    nats: list[np.ndarray] = [np.zeros(0, np.float32) for _ in rows]
+    total, done = sum(len(inputs) for inputs, _ in passages), 0
+    for batch in plan_batches([len(inputs) for inputs, _ in passages], settings.tokens_per_batch):
+        for i, scored in zip(batch, score_batch(model, [passages[i] for i in batch], settings), strict=True):
+            nats[i] = scored
+            done += len(scored)
+            progress(done, total)
+    first = 0 if source.start_id is not None else 1
+    with writing_rows(path, EVALUATE) as add:
+        for row, (_, ends), chunk_nats in zip(rows, encoded, nats, strict=True):
+            begin = int(consumed_bytes(ends, first, 1)[0]) if len(chunk_nats) else 0
+            scored_ends = ends[first : first + len(chunk_nats)]
+            size = len(row.pop("text").encode())
+            add({**row, "bytes": size, "begin": begin, "ends": scored_ends, "nats": chunk_nats})
+    return {"chunks": len(rows), "tokens": total, "nats": float(sum(n.sum(dtype=np.float64) for n in nats))}
+
+
+def score_batch(
+    model: CausalModel, batch: list[tuple[np.ndarray, np.ndarray]], settings: EvaluateSettings
+) -> Iterator[np.ndarray]:
+    """Yield -log p of the labels of each passage, float32 [P]."""
+    hidden_BTH = model.hidden(*padded([inputs for inputs, _ in batch]))
+    for row, (inputs, labels) in enumerate(batch):
+        hidden_PH = hidden_BTH[row, : len(inputs)]
+        gold_P = torch.from_numpy(labels.astype(np.int64)).to(hidden_PH.device)
+        parts = []
+        for start in range(0, len(labels), settings.head_positions):
+            chunk = slice(start, start + settings.head_positions)
+            parts.append(-model.topk(hidden_PH[chunk], gold_P[chunk], 1).gold_logprob_T)
+        yield torch.cat(parts).float().cpu().numpy()

@@ -1,0 +1,112 @@
+"""Where a recipe's models lie, and what identifies their content."""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from logitfuse.storage.checksums import checksum_bytes, checksum_file
+from logitfuse.storage.errors import ModelRefused
+from logitfuse.storage.keys import canonical_json
+from logitfuse.tasks.models.reference import ModelSettings
+from logitfuse.tasks.packaged.models import fetch_model
+
+PACKAGE_PREFIX = "package:"
+# Weights as safetensors only: the other formats run code when they are opened.
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "LICENSE*", "README.md", "*.jinja"]
+
+# Written into config.json by whoever saved it last; they say nothing about what the model computes.
+NO_CONTENT = frozenset({"transformers_version", "_name_or_path"})
+
+
+@dataclass(frozen=True)
+class ModelHome:
+    """A model on this machine: its folder, and a fingerprint of its configuration and weights."""
+
+    settings: ModelSettings
+    folder: Path
+    fingerprint: str
+
+    @property
+    def label(self) -> str:
+        return self.settings.label
+
+
+def find_model(settings: ModelSettings) -> ModelHome:
+    """Bring a model onto this machine and identify it; raise `ModelRefused` with what to do next."""
+    folder = _folder_of(settings)
+    _refuse_unusable(folder, settings.model)
+    return ModelHome(settings, folder, _fingerprint(folder))
+
+
+def _folder_of(settings: ModelSettings) -> Path:
+    if settings.model.startswith(PACKAGE_PREFIX):
+        return fetch_model(settings.model.removeprefix(PACKAGE_PREFIX))
+    local = Path(settings.model).expanduser()
+    if local.is_dir():
+        return local
+    if settings.model.startswith((".", "/", "~")) or settings.model.count("/") != 1:
+        raise ModelRefused(
+            f"model {settings.model!r}: there is no such folder. Give an existing folder, a hub id (owner/name) or "
+            "package:NAME."
+        )
+    return _from_hub(settings)
+
+
+def _from_hub(settings: ModelSettings) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(settings.model, revision=settings.revision or None, allow_patterns=HUB_FILES))
+    except Exception as error:  # the client raises its own, httpx's and OSErrors; all mean the same to a user
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelRefused(
+            f"model {settings.model!r} (revision {settings.revision or 'newest'}) could not be fetched from the hub: "
+            f"{type(error).__name__}: {reason} Check the name, the network and, for a gated model, HF_TOKEN; or "
+            "download it elsewhere and give its folder."
+        ) from error
+
+
+def _refuse_unusable(folder: Path, name: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelRefused(f"model {name!r}: {folder} has no config.json, so it is no Hugging Face model folder.")
+    try:
+        json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise ModelRefused(f"model {name!r}: {folder / 'config.json'} is not JSON: {error}") from error
+    if not any(folder.glob("*.safetensors")):
+        raise ModelRefused(
+            f"model {name!r}: {folder} has no *.safetensors weights. Other formats can run code when opened; convert "
+            "them with save_pretrained(folder, safe_serialization=True)."
+        )
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(json.loads(index.read_text())["weight_map"].values())
+        if missing := sorted(file for file in wanted if not (folder / file).is_file()):
+            raise ModelRefused(f"model {name!r}: {folder} lacks {', '.join(missing)}. Fetch the model again.")
+
+
+def _fingerprint(folder: Path) -> str:
+    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
+    stamps = tuple((str(f), *_stamp(f)) for f in files)
+    return _fingerprint_of(stamps)
+
+
+@lru_cache(maxsize=64)
+def _fingerprint_of(stamps: tuple[tuple, ...]) -> str:
+    """Checksum all files; the stamps (size, time, inode) only spare a second reading within one process."""
+    files = [Path(stamp[0]) for stamp in stamps]
+    return checksum_bytes(canonical_json([[file.name, _content(file)] for file in files]))
+
+
+def _content(file: Path) -> str:
+    if file.name != "config.json":
+        return checksum_file(file)
+    config = json.loads(file.read_text())
+    return checksum_bytes(canonical_json({name: value for name, value in config.items() if name not in NO_CONTENT}))
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    stat = os.stat(file)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino

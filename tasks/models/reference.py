@@ -1,0 +1,53 @@
+"""How a recipe names a model."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from logitfuse.storage.settings import Settings
+
+
+class ModelSettings(Settings):
+    """One model of a recipe, as target or source."""
+
+    model_config = {"title": "Model"}
+
+    model: str = Field(
+        "package:smollm2-135m",
+        title="Model",
+        description="A local folder, a hub id such as meta-llama/Llama-2-7b-hf, or package:NAME for a packaged model.",
+    )
+    name: str = Field(
+        "",
+        title="Short name",
+        description="How shards, tables and plots call it. Empty: the last part of the model's own name.",
+    )
+    revision: str = Field("", title="Revision", description="Commit or tag of a hub model. Empty: the newest commit.")
+    start: Literal["auto", "bos", "none"] = Field(
+        "auto",
+        title="Start token",
+        description="Put the tokenizer's bos token before each text. auto: if the tokenizer has one.",
+    )
+    end: Literal["eos", "none"] = Field(
+        "eos",
+        title="End token",
+        description="Also predict the tokenizer's eos token after a document's last token. It never counts in scores.",
+    )
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16",
+        title="Precision",
+        description="Precision of the model's body when it teaches; the head always computes in float32.",
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_plain_name(cls, name: str) -> str:
+        if (name and not all(c.isalnum() or c in "-_." for c in name)) or name.startswith("."):
+            raise ValueError(f"{name!r} becomes a folder's name: use letters, digits, '-', '_' and '.' only")
+        return name
+
+    @property
+    def label(self) -> str:
+        """The short name, given or derived."""
+        own = self.name or self.model.removeprefix("package:").rstrip("/").rsplit("/", 1)[-1]
+        return "".join(c if c.isalnum() or c in "-_." else "-" for c in own).strip(".").lower() or "model"

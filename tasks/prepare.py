@@ -1,0 +1,209 @@
+"""Stage prepare: the corpus as shards of chunks, cut losslessly by bytes, with a clean held-out part.
+
+Shards hold documents in the corpus's order. Their borders are kept when documents are appended: a standing shard
+whose documents are unchanged is kept as it is, also if it was the last, shorter one; what is new forms new shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from logitfuse.kernels.chunks import cut
+from logitfuse.storage.checksums import text_hash
+from logitfuse.storage.errors import BadInput, ShardMissing
+from logitfuse.storage.keys import canonical_json
+from logitfuse.storage.records import Record, from_bytes, to_bytes
+from logitfuse.storage.schemas import PREPARE
+from logitfuse.storage.settings import changed_settings
+from logitfuse.storage.shards import writing_rows
+from logitfuse.storage.store import LocalStore
+from logitfuse.tasks.corpus.documents import Document
+from logitfuse.tasks.corpus.files import SPLIT_ORDER
+from logitfuse.tasks.corpus.fingerprint import corpus_fingerprint
+from logitfuse.tasks.corpus.held_out import HeldOutIndex
+from logitfuse.tasks.corpus.readers import read_documents
+from logitfuse.tasks.corpus.settings import CorpusSettings
+from logitfuse.tasks.engine import Counts, Outcome, Progress, Work, make_record, perform, read_record, silent
+
+PLACE = "prepare"
+
+
+@dataclass
+class Portion:
+    """Documents that will form one shard; `kept` False means dropped as a duplicate, for the reason given."""
+
+    documents: list[tuple[Document, str]] = field(default_factory=list)  # (document, why it was dropped or "")
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, document: Document, dropped: str) -> None:
+        self.documents.append((document, dropped))
+        identity = [document.doc_id, document.domain, document.split, dropped, text_hash(document.text).hex()]
+        self.digest.update(canonical_json(identity))
+
+    @property
+    def content(self) -> str:
+        return self.digest.hexdigest()
+
+
+def prepared_shards(settings: CorpusSettings, store: LocalStore) -> list[Record]:
+    """Return the records of all prepared shards in order; raise `ShardMissing` if prepare must run first."""
+    listing = read_record(store, _listing_work(settings).record_path)
+    shards = [read_record(store, path) for path in listing.counts["shards"]] if listing else []
+    if listing is None or any(shard is None for shard in shards):
+        raise ShardMissing("the corpus is not prepared yet. Run: logitfuse stage prepare RECIPE")
+    return [shard for shard in shards if shard is not None]
+
+
+def prepare_corpus(
+    settings: CorpusSettings, store: LocalStore, *, progress: Progress = silent, redo: bool = False
+) -> list[Outcome]:
+    """Make all shards of the corpus that are missing; return what became of each.
+
+    Two passes: the held-out documents first, so that training documents which repeat them can be dropped.
+    """
+    if not redo:
+        try:
+            return [Outcome("kept", record) for record in prepared_shards(settings, store)]
+        except ShardMissing:
+            pass
+    started = time.time()
+    held_out = _index_held_out(settings)
+    outcomes: list[Outcome] = []
+    for shard, portion in enumerate(_portions(settings, store, held_out)):
+        work = _shard_work(settings, shard, portion)
+        outcomes.append(perform(store, work, redo=redo))
+        progress(sum(outcome.record.counts["documents"] for outcome in outcomes), 0)
+    if not any(outcome.record.counts["chunks"] for outcome in outcomes):
+        raise BadInput(f"corpus {settings.source!r}: it holds no document. Give a corpus with text.")
+    _publish_listing(settings, store, [outcome.record for outcome in outcomes], started)
+    return outcomes
+
+
+def _key_settings(settings: CorpusSettings) -> CorpusSettings:
+    """Leave out where the corpus lies: its content is in the key."""
+    default = CorpusSettings()
+    return settings.model_copy(update={name: getattr(default, name) for name in ("source", "format", "revision")})
+
+
+def _listing_work(settings: CorpusSettings) -> Work:
+    """The list of the corpus's shards, as a record without files, found by the corpus's fingerprint."""
+    return Work(
+        stage="corpus",
+        place=PLACE,
+        name="corpus",
+        compute=_never,
+        settings=_key_settings(settings),
+        fingerprints={"corpus": corpus_fingerprint(settings)},
+    )
+
+
+def _never(path: Path, progress: Progress) -> Counts:
+    raise AssertionError("the list of shards is published, not computed")
+
+
+def _publish_listing(settings: CorpusSettings, store: LocalStore, shards: list[Record], started: float) -> None:
+    work = _listing_work(settings)
+    counts = {"shards": [f"{record.place}/{record.file_name}" for record in shards]}
+    record = make_record(work, [], counts, started, time.time() - started)
+    store.remove(work.record_path)
+    store.create(work.record_path, to_bytes(record))
+
+
+def _shard_work(settings: CorpusSettings, shard: int, portion: Portion) -> Work:
+    def compute(path: Path, progress: Progress) -> Counts:
+        return write_portion(portion, settings.max_chunk_bytes, path)
+
+    return Work(
+        stage="prepare",
+        place=PLACE,
+        name=f"part-{shard:05d}",
+        shard=shard,
+        compute=compute,
+        settings=_key_settings(settings),
+        fingerprints={"documents": portion.content},
+    )
+
+
+def _portions(settings: CorpusSettings, store: LocalStore, held_out: HeldOutIndex) -> Iterator[Portion]:
+    """Cut the stream of documents into shards, at the borders of standing shards where their content is unchanged."""
+    borders = _standing_borders(settings, store)
+    shard, portion = 0, Portion()
+    for document, dropped in _filtered(read_documents(settings), held_out):
+        portion.add(document, dropped)
+        size = len(portion.documents)
+        standing = (shard, size, portion.content) in borders
+        if standing or size >= settings.documents_per_shard:
+            yield portion
+            shard, portion = shard + 1, Portion()
+    if portion.documents:
+        yield portion
+
+
+def _index_held_out(settings: CorpusSettings) -> HeldOutIndex:
+    documents = read_documents(settings, [split for split in SPLIT_ORDER if split != "train"])
+    return HeldOutIndex.build(documents, settings.near_duplicate_overlap)
+
+
+def _filtered(documents: Iterable[Document], held_out: HeldOutIndex) -> Iterator[tuple[Document, str]]:
+    for document in documents:
+        yield document, held_out.judge(document).reason or ""
+
+
+def _standing_borders(settings: CorpusSettings, store: LocalStore) -> set[tuple[int, int, str]]:
+    """Return (shard, documents read, content) of every standing shard made with the same settings."""
+    borders = set()
+    wanted = changed_settings(_key_settings(settings))
+    for path in store.names(PLACE, ".json"):
+        if not path.rsplit("/", 1)[-1].startswith("part-"):
+            continue
+        record = from_bytes(store.read(path), path)
+        if record.settings == wanted and record.shard is not None:
+            borders.add((record.shard, record.counts["documents_read"], record.fingerprints["documents"]))
+    return borders
+
+
+def write_portion(portion: Portion, max_chunk_bytes: int, path: Path) -> Counts:
+    """Write the kept documents of one shard, cut into chunks; return what was counted."""
+    counts: Counts = {"documents_read": len(portion.documents), "documents": 0, "chunks": 0, "bytes": 0}
+    dropped: Counter[str] = Counter()
+    splits: Counter[str] = Counter()
+    domains: Counter[str] = Counter()
+    with writing_rows(path, PREPARE) as add:
+        for document, why in portion.documents:
+            if why:
+                dropped[why] += 1
+                continue
+            counts["documents"] += 1
+            splits[document.split] += 1
+            domains[document.domain] += 1
+            for row in chunk_rows(document, max_chunk_bytes):
+                add(row)
+                counts["chunks"] += 1
+                counts["bytes"] += row["byte_end"] - row["byte_start"]
+    return counts | {"dropped": dict(dropped), "splits": dict(splits), "domains": dict(domains)}
+
+
+def chunk_rows(document: Document, max_chunk_bytes: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one document; their texts joined give the document back."""
+    pieces = cut(document.text, max_chunk_bytes)
+    start = 0
+    for number, text in enumerate(pieces):
+        end = start + len(text.encode())
+        yield {
+            "doc_id": document.doc_id,
+            "chunk": number,
+            "text_hash": text_hash(text),
+            "text": text,
+            "byte_start": start,
+            "byte_end": end,
+            "last": number == len(pieces) - 1,
+            "domain": document.domain,
+            "split": document.split,
+        }
+        start = end

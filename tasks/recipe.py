@@ -1,0 +1,185 @@
+"""A recipe: one run, from corpus to fused model, as YAML, `--set` options or Prefect's form."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from logitfuse.storage.errors import BadInput
+from logitfuse.storage.settings import Settings
+from logitfuse.tasks.align import AlignSettings
+from logitfuse.tasks.capture import CaptureSettings
+from logitfuse.tasks.corpus.settings import CorpusSettings
+from logitfuse.tasks.evaluate import EvaluateSettings
+from logitfuse.tasks.fuse import FuseSettings
+from logitfuse.tasks.models.reference import ModelSettings
+from logitfuse.tasks.training.settings import TrainSettings
+from logitfuse.tasks.vocabulary_map import MapSettings
+
+
+class Execution(Settings):
+    """Where and with what a run is done. Nothing here can change a result, so nothing here is in a key."""
+
+    model_config = {"title": "Execution"}
+
+    folder: str = Field("runs", title="Runs folder", description="Folder that holds a folder per run.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", title="Device", description="Where models compute.")
+    workers: int = Field(2, ge=1, title="Workers", description="Shards worked on at once in the data stages.")
+    processes: int = Field(1, ge=1, title="Training processes", description="Processes that train, one per GPU.")
+    min_free_gb: float = Field(1.0, ge=0, title="Free disk (GB)", description="Refuse to start with less than this.")
+
+
+class Recipe(Settings):
+    """Everything that defines one run."""
+
+    model_config = {"title": "Recipe"}
+
+    name: str = Field("run", title="Name", description="Name of the run and of its folder.")
+    target: ModelSettings = Field(
+        ModelSettings(), title="Target", description="The model that is trained; by default it is a source too."
+    )
+    sources: tuple[ModelSettings, ...] = Field(
+        (ModelSettings(model="package:gemma3-270m"),),
+        title="Sources",
+        description="The models whose knowledge is fused into the target.",
+    )
+    include_target: bool = Field(
+        True, title="Target is a source", description="Also keep what the target itself predicted before training."
+    )
+    corpus: CorpusSettings = Field(CorpusSettings(), title="Corpus")
+    capture: CaptureSettings = Field(CaptureSettings(), title="Capture")
+    map: MapSettings = Field(MapSettings(), title="Vocabulary map")
+    align: AlignSettings = Field(AlignSettings(), title="Align")
+    fuse: FuseSettings = Field(FuseSettings(), title="Fuse")
+    train: TrainSettings = Field(TrainSettings(), title="Train")
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), title="Evaluate")
+    execution: Execution = Field(Execution(), title="Execution")
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
+            raise ValueError(f"{name!r} becomes a folder's name: use letters, digits, '-', '_' and '.' only")
+        return name
+
+    @model_validator(mode="after")
+    def _sources_differ(self) -> Recipe:
+        if not self.sources and not self.include_target:
+            raise ValueError("sources: there is none; list at least one, or set include_target")
+        seen: dict[str, str] = {self.target.label: "target"} if self.include_target else {}
+        models = {(self.target.model, self.target.revision): "the target"} if self.include_target else {}
+        for number, source in enumerate(self.sources):
+            if (source.model, source.revision) in models:
+                raise ValueError(
+                    f"sources: {source.model!r} is listed twice (it is {models[source.model, source.revision]} already)"
+                )
+            if source.label in seen:
+                raise ValueError(f"sources: two models are called {source.label!r}; give one another name")
+            seen[source.label] = models[source.model, source.revision] = f"source {number + 1}"
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.execution.folder).expanduser() / self.name
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    return sorted(entry.name for entry in files("logitfuse.recipes").iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a YAML file, or a shipped one by name, and apply `a.b=value` overrides.
+
+    Raises `BadInput` naming the file, the field, what is wrong and the closest known name.
+    """
+    content = _parse(_text_of(path), path)
+    for override in overrides:
+        _apply(content, override)
+    return parse_recipe(content, path)
+
+
+def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
+    """Validate a recipe's content; `where` names it in messages."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise BadInput(f"{where}: {explain(error, Recipe)}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Say in plain words which fields are wrong, and the closest known name of unknown ones."""
+    return "\n  ".join([""] + [_explain_one(problem, model) for problem in error.errors()]).strip()
+
+
+def _explain_one(problem: Any, model: type[BaseModel]) -> str:
+    path = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        known = list(_fields_at(model, problem["loc"][:-1]))
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
+        return f"{path}: there is no such field. {hint}"
+    given = problem.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    return f"{path}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> Sequence[str]:
+    for part in path:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        model = next((a for a in inner if isinstance(a, type) and issubclass(a, BaseModel)), model)
+    return list(model.model_fields)
+
+
+def _text_of(path: str) -> str:
+    file = Path(path).expanduser()
+    if file.is_file():
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path}: not UTF-8 at byte {error.start}. A recipe is a UTF-8 YAML file.") from None
+    name = path.removesuffix(".yaml") + ".yaml"
+    shipped = shipped_recipes()
+    if name in shipped:
+        return files("logitfuse.recipes").joinpath(name).read_text(encoding="utf-8")
+    names = [recipe.removesuffix(".yaml") for recipe in shipped]
+    close = difflib.get_close_matches(path, names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise BadInput(f"{path}: no such file, and no shipped recipe of that name.{hint} Shipped: {', '.join(names)}.")
+
+
+def _parse(text: str, path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: a recipe is a mapping of fields, not a {type(content).__name__}.")
+    return content
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    name, equals, value = override.partition("=")
+    if not equals or not name:
+        raise BadInput(f"--set {override}: write it as field.field=value.")
+    *path, last = name.split(".")
+    place: Any = content
+    for part in path:
+        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+    key = int(last) if isinstance(place, list) else last
+    try:
+        place[key] = yaml.safe_load(value)
+    except (yaml.YAMLError, TypeError) as error:
+        raise BadInput(f"--set {override}: {error}") from None

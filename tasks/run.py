@@ -1,0 +1,96 @@
+"""One run: a recipe, its models and its store, and the question every stage asks: what is done already?"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+
+from logitfuse.storage.errors import ShardMissing
+from logitfuse.storage.records import Record
+from logitfuse.storage.store import LocalStore
+from logitfuse.tasks import prepare
+from logitfuse.tasks.engine import Work, find
+from logitfuse.tasks.models.causal import CausalModel, load_causal_model
+from logitfuse.tasks.models.source import Source, read_source
+from logitfuse.tasks.recipe import Recipe
+from logitfuse.tasks.stages import STAGES
+from logitfuse.tasks.unit import Unit
+
+
+class Run:
+    """Gives stages their models, inputs and keys. Reading only: making things is the engine's part."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.store = LocalStore(recipe.folder)
+        self._records: dict[Unit, Record] = {}
+        self._loaded: tuple[str, CausalModel] | None = None
+
+    @cached_property
+    def target(self) -> Source:
+        return read_source(self.recipe.target)
+
+    @cached_property
+    def teachers(self) -> dict[str, Source]:
+        """The models that are captured, by label: the target first, where it is one of them."""
+        found = [self.target] if self.recipe.include_target else []
+        found += [read_source(settings) for settings in self.recipe.sources]
+        return {source.label: source for source in found}
+
+    @cached_property
+    def tokenizers(self) -> dict[str, Source]:
+        """One model per tokenizer, by the tokenizer's label; the target's among them."""
+        models = [self.target, *self.teachers.values()]
+        return {source.tokenizer_label: source for source in reversed(models)}
+
+    @property
+    def device(self) -> str:
+        chosen = self.recipe.execution.device
+        return ("cuda" if torch.cuda.is_available() else "cpu") if chosen == "auto" else chosen
+
+    @cached_property
+    def shards(self) -> list[Record]:
+        """Records of the prepared shards, in order; raises `ShardMissing` before prepare has run."""
+        return prepare.prepared_shards(self.recipe.corpus, self.store)
+
+    @property
+    def shard_numbers(self) -> range:
+        return range(len(self.shards))
+
+    def prepared(self, shard: int) -> Record:
+        return self.shards[shard]
+
+    def forget(self) -> None:
+        """Look at the store afresh, after prepare has run."""
+        self.__dict__.pop("shards", None)
+        self._records.clear()
+
+    def loaded(self, source: Source) -> CausalModel:
+        """Return a source's model, keeping one in memory at a time."""
+        if self._loaded is None or self._loaded[0] != source.label:
+            self._loaded = None
+            model = load_causal_model(source.home.folder, source.home.settings.dtype, self.device)
+            self._loaded = (source.label, model)
+        return self._loaded[1]
+
+    def unload(self) -> None:
+        """Let go of the model in memory."""
+        self._loaded = None
+
+    def units(self, stage: str) -> list[Unit]:
+        """Return all units of a stage, in the order in which they are done."""
+        return STAGES[stage].units(self)
+
+    def work(self, unit: Unit) -> Work:
+        """Describe one unit; raises `ShardMissing` if what it reads is not there yet."""
+        return STAGES[unit.stage].work(self, unit)
+
+    def record(self, unit: Unit) -> Record:
+        """Return the record of a unit that is done with the wanted key; raise `ShardMissing` otherwise."""
+        if unit not in self._records:
+            record = find(self.store, self.work(unit))
+            if record is None:
+                raise ShardMissing(f"{unit} is not there yet. Run: logitfuse stage {unit.stage} RECIPE")
+            self._records[unit] = record
+        return self._records[unit]

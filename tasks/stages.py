@@ -1,0 +1,32 @@
+"""The stages after prepare, in order. Each module says what its units are and how one is made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, cast
+
+from logitfuse.tasks import align, capture, encode, evaluate, fuse, train, vocabulary_map
+
+if TYPE_CHECKING:
+    from logitfuse.tasks.engine import Work
+    from logitfuse.tasks.run import Run
+    from logitfuse.tasks.unit import Unit
+
+
+class Stage(Protocol):
+    """What a stage's module offers."""
+
+    def units(self, run: Run) -> list[Unit]: ...
+
+    def work(self, run: Run, unit: Unit) -> Work: ...
+
+
+STAGES: dict[str, Stage] = {
+    "encode": cast(Stage, encode),
+    "capture": cast(Stage, capture),
+    "map": cast(Stage, vocabulary_map),
+    "align": cast(Stage, align),
+    "fuse": cast(Stage, fuse),
+    "train": cast(Stage, train),
+    "evaluate": cast(Stage, evaluate),
+}
+ORDER = ["prepare", *STAGES]

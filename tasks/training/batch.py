@@ -1,0 +1,85 @@
+"""Sequences as tensors: padded on the right, every document in a row of its own."""
+
+# legend: B sequences, T positions of the longest, N = B·T, K kept tokens
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from logitfuse.kernels.losses.fused import NO_LABEL
+from logitfuse.kernels.losses.targets import SparseTargets
+from logitfuse.storage.errors import ShardCorrupt
+from logitfuse.tasks.training.data import Example
+
+# Log-probabilities are stored with fp16 precision, the mass with that of float32.
+MASS_TOLERANCE = 0.01
+
+
+class Batch(NamedTuple):
+    """What one forward pass reads."""
+
+    inputs_BT: Tensor  # int64
+    mask_BT: Tensor  # int64, 0 at padding
+    labels_BT: Tensor  # int64, -100 at padding
+    targets: SparseTargets  # of the N positions, row after row
+    documents: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        targets = SparseTargets(*(column.to(device, non_blocking=True) for column in self.targets))
+        inputs_BT, mask_BT, labels_BT = (t.to(device, non_blocking=True) for t in self[:3])
+        return Batch(inputs_BT, mask_BT, labels_BT, targets, self.documents)
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Pad sequences to the longest. Nothing at all becomes one unlabelled token, so that a pass can still be made."""
+    if not examples:
+        empty = np.zeros(1, np.int32)
+        blank = Example(
+            "", empty, empty + NO_LABEL, empty, empty.astype(np.float32), empty[:0], np.zeros(0, np.float32)
+        )
+        return collate([blank])._replace(documents=())
+    inputs_BT = _padded([e.inputs for e in examples], 0)
+    labels_BT = _padded([e.labels for e in examples], NO_LABEL)
+    mask_BT = _padded([np.ones_like(e.inputs) for e in examples], 0)
+    documents = tuple(e.doc_id for e in examples)
+    return Batch(_int64(inputs_BT), _int64(mask_BT), _int64(labels_BT), _targets(examples), documents)
+
+
+def _int64(values: NDArray[np.int32]) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def _padded(rows: Sequence[NDArray], padding: int) -> NDArray:
+    padded = np.full((len(rows), max(map(len, rows))), padding, dtype=rows[0].dtype)
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = values
+    return padded
+
+
+def _targets(examples: Sequence[Example]) -> SparseTargets:
+    counts_N = _padded([e.counts for e in examples], 0).reshape(-1)
+    mass_N = _padded([e.mass for e in examples], 0).reshape(-1)
+    # Entries of all sequences follow one another, as the positions they belong to do: one mask places them all.
+    kept_NK = np.arange(max(1, counts_N.max()))[None, :] < counts_N[:, None]
+    ids_NK = np.zeros(kept_NK.shape, dtype=np.int64)
+    ids_NK[kept_NK] = np.concatenate([e.ids for e in examples])
+    probs_NK = np.zeros(kept_NK.shape, dtype=np.float64)
+    probs_NK[kept_NK] = np.exp(np.concatenate([e.logprobs for e in examples]).astype(np.float64))
+    served_N = counts_N > 0
+    sums_N = probs_NK.sum(-1)
+    if np.abs(sums_N - mass_N)[served_N].max(initial=0) > MASS_TOLERANCE or not np.isfinite(sums_N).all():
+        raise ShardCorrupt(
+            f"documents {[e.doc_id for e in examples]}: the kept probabilities of a position do not sum to its mass. "
+            "Redo stage 'fuse' for their shard."
+        )
+    mass_N = np.where(served_N, np.minimum(mass_N, 1), 0)
+    probs_NK *= (mass_N / np.where(sums_N > 0, sums_N, 1))[:, None]
+    arrays = ids_NK, probs_NK.astype(np.float32), np.where(served_N, 1 - mass_N, 0).astype(np.float32), served_N
+    return SparseTargets(*map(torch.from_numpy, arrays))

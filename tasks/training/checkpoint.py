@@ -1,0 +1,122 @@
+"""Checkpoints without pickle: safetensors and JSON, in folders that are there whole or not at all.
+
+No generator state is saved: every step seeds the generators anew from (seed, step, process), so a resumed run
+continues as the undisturbed one would.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from logitfuse.storage.atomic import SCRATCH_PREFIX, replacing_folder
+from logitfuse.storage.checksums import checksum_file
+from logitfuse.storage.errors import BadInput
+from logitfuse.tasks.training.tensors import (
+    load_model_tensors,
+    load_optimizer_tensors,
+    model_tensors,
+    optimizer_tensors,
+)
+
+MODEL_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files are the ones that were written."""
+
+    folder: Path
+    step: int  # steps that were done
+
+
+def save_checkpoint(
+    folder: Path,
+    state: dict[str, Any],
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    keep: int,
+    writes: bool = True,
+) -> None:
+    """Save `checkpoint-{step:08d}/` and remove all but the newest `keep`; `state` has at least `step` and `key`.
+
+    Every process calls this; the one that `writes` also writes.
+    """
+    parts = {MODEL_FILE: model_tensors(model), OPTIMIZER_FILE: optimizer_tensors(model, optimizer)}
+    if not writes:
+        for tensors in parts.values():
+            for _ in tensors:  # parts of a sharded tensor are gathered by all processes together
+                pass
+        return
+    with replacing_folder(folder / f"checkpoint-{state['step']:08d}") as scratch:
+        for name, tensors in parts.items():
+            save_file(dict(tensors), scratch / name)
+        files = {name: _described(scratch / name) for name in parts}
+        (scratch / STATE_FILE).write_text(json.dumps({"format": FORMAT, **state, "files": files}, indent=1))
+    for old in _folders(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def latest_checkpoint(folder: Path, key: str, warn: Callable[[str], None]) -> Checkpoint | None:
+    """Return the newest checkpoint whose checksums hold; damaged ones are skipped with a warning.
+
+    Raises `BadInput` if the folder holds checkpoints of a run with another key.
+    """
+    for candidate in _folders(folder):
+        state, why = _read_state(candidate)
+        if state is None:
+            warn(f"{candidate}: {why}; looking for an older checkpoint")
+        elif state["key"] != key:
+            raise BadInput(
+                f"{candidate} belongs to a run with other settings or data (key {state['key']}, now {key}). "
+                "Give this run a folder of its own, or remove that one."
+            )
+        else:
+            return Checkpoint(candidate, state["step"])
+    return None
+
+
+def load_checkpoint(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put weights and optimiser back as they were."""
+    load_model_tensors(model, load_file(checkpoint.folder / MODEL_FILE))
+    load_optimizer_tensors(model, optimizer, load_file(checkpoint.folder / OPTIMIZER_FILE), checkpoint.step)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what a killed process left half written; only the one run that owns the folder may call this."""
+    for left in folder.glob(f"{SCRATCH_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Return all checkpoints, newest first."""
+    return sorted(folder.glob("checkpoint-????????"), reverse=True)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "checksum": checksum_file(path)}
+
+
+def _read_state(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Return the state if all files are as written, else why not."""
+    try:
+        state = json.loads((folder / STATE_FILE).read_text())
+        if state["format"] != FORMAT:
+            return None, f"its format is {state['format']}, this version reads {FORMAT}"
+        for name in (MODEL_FILE, OPTIMIZER_FILE):
+            if _described(folder / name) != state["files"][name]:
+                return None, f"{name} is not as it was written"
+        return {"step": int(state["step"]), "key": str(state["key"])}, ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, f"{STATE_FILE} or a file it names cannot be read ({type(error).__name__}: {error})"

@@ -1,0 +1,73 @@
+"""The trained model as a normal Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from logitfuse.storage.atomic import replacing_folder
+from logitfuse.tasks.training.tensors import model_tensors
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def export_model(
+    model: PreTrainedModel,
+    tokenizer_folder: Path,
+    out_folder: Path,
+    card: str,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write weights (safetensors), configuration, tokenizer and model card; the folder is there whole or not at all.
+
+    `weights` replace the model's own (for one whose parts lie in several processes); a tied tensor stands once.
+    `dtype` is what the weights are stored in, by default the model's own. The tokenizer's files are copied byte
+    by byte: loading and saving a tokenizer can change it.
+    """
+    dtype = dtype or model.dtype
+    weights = dict(model_tensors(model)) if weights is None else weights
+    stored = {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights.items()}
+    with replacing_folder(out_folder) as scratch:
+        model.save_pretrained(scratch, state_dict=stored, is_main_process=True)
+        _state_dtype(scratch / "config.json", dtype)
+        for name in TOKENIZER_FILES:
+            if (tokenizer_folder / name).is_file():
+                shutil.copyfile(tokenizer_folder / name, scratch / name)
+        (scratch / "README.md").write_text(card)
+
+
+def original_dtype(folder: Path) -> torch.dtype:
+    """Return the dtype a model folder says its weights are in; float32 if it says nothing."""
+    config = json.loads((folder / "config.json").read_text())
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return getattr(torch, name)
+
+
+def _state_dtype(config: Path, dtype: torch.dtype) -> None:
+    """Write the stored dtype into the configuration; training had the model in float32."""
+    content = json.loads(config.read_text())
+    content.pop("torch_dtype", None)
+    content["dtype"] = str(dtype).removeprefix("torch.")
+    config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

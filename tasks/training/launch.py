@@ -1,0 +1,183 @@
+"""Starts the training processes, passes on what they say, and leaves none of them behind."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from logitfuse.storage.atomic import replacing
+from logitfuse.storage.errors import BadInput, WorkFailed
+from logitfuse.tasks.training.children import RUN_MARK, end_processes
+from logitfuse.tasks.training.config import WorkerConfig
+from logitfuse.tasks.training.parent import PARENT, identity
+from logitfuse.tasks.training.worker import ERROR_MARK
+
+WORKER = "logitfuse.tasks.training.worker"
+HEARTBEAT_SECONDS = 1.0
+GRACE_SECONDS = 60.0  # to save a checkpoint after being asked to stop
+LAST_LINES = 30
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """One training run over several machines: each of them calls `run_training` with its own rank."""
+
+    count: int
+    rank: int
+    address: str  # of rank 0
+    port: int
+
+
+def run_training(
+    config: WorkerConfig,
+    *,
+    processes: int = 1,
+    device: Device = "auto",
+    hosts: Hosts | None = None,
+    log: Callable[[str], None] = print,
+    heartbeat: Callable[[], None] | None = None,
+    grace_seconds: float = GRACE_SECONDS,
+) -> None:
+    """Train in child processes under `accelerate launch`, `processes` of them on this machine; return when done.
+
+    `log` gets every line they say; `heartbeat` is called each second and may raise to cancel. However this
+    function is left, all child processes are gone afterwards: first they are asked to stop, which saves a
+    checkpoint, after `grace_seconds` they are killed. They also die when this process dies. Raises `WorkFailed`
+    with what they said last.
+    """
+    folder = config.metrics.parent
+    on_cpu = device == "cpu" or not _has_gpu(device)
+    written = folder / "worker.json"
+    with replacing(written) as scratch:
+        scratch.write_text(config.model_dump_json(indent=1))
+    with replacing(folder / "accelerate.yaml") as scratch:
+        scratch.write_text(yaml.safe_dump(accelerate_settings(processes, on_cpu, hosts)))
+    mark = uuid.uuid4().hex
+    child = subprocess.Popen(
+        launch_command(folder / "accelerate.yaml", written, processes, on_cpu, hosts),
+        env={**os.environ, **_environment(processes, on_cpu, mark)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    said: deque[str] = deque(maxlen=LAST_LINES)
+    try:
+        for line in _lines(child, heartbeat):
+            said.append(line)
+            log(line)
+        code = child.wait()
+    finally:
+        end_processes(mark, child.pid, grace_seconds)
+        child.wait()
+    if code:
+        raise WorkFailed(_failure(code, said))
+
+
+def launch_command(accelerate: Path, config: Path, processes: int, on_cpu: bool, hosts: Hosts | None) -> list[str]:
+    """Return the command that starts this machine's training processes."""
+    if on_cpu and (processes > 1 or hosts):
+        # `accelerate launch` starts several processes on CPUs only through MPI.
+        where = (
+            ["--nnodes", str(hosts.count), "--node-rank", str(hosts.rank)]
+            + ["--master-addr", hosts.address, "--master-port", str(hosts.port)]
+            if hosts
+            else ["--standalone"]
+        )
+        launcher = ["torch.distributed.run", *where, "--nproc-per-node", str(processes)]
+    else:
+        launcher = ["accelerate.commands.launch", "--config_file", str(accelerate)]
+        launcher += ["--num_cpu_threads_per_process", str(_threads(processes))]
+    return [sys.executable, "-m", *launcher, "-m", WORKER, str(config)]
+
+
+def accelerate_settings(processes: int, on_cpu: bool, hosts: Hosts | None) -> dict[str, object]:
+    """Return accelerate's configuration file, so that one a user has for other work does not change ours."""
+    total = processes * (hosts.count if hosts else 1)
+    return {
+        "compute_environment": "LOCAL_MACHINE",
+        "debug": False,
+        "distributed_type": "MULTI_GPU" if total > 1 and not on_cpu else "NO",
+        "downcast_bf16": "no",
+        "enable_cpu_affinity": False,
+        "machine_rank": hosts.rank if hosts else 0,
+        "main_process_ip": hosts.address if hosts else None,
+        "main_process_port": hosts.port if hosts else 0,
+        "main_training_function": "main",
+        "mixed_precision": "no",
+        "num_machines": hosts.count if hosts else 1,
+        "num_processes": total,
+        "rdzv_backend": "static",
+        "same_network": True,
+        "use_cpu": on_cpu,
+    }
+
+
+def _has_gpu(device: Device) -> bool:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device 'cuda' is asked for, but torch finds no GPU here. Set device to 'auto' or 'cpu'.")
+    return torch.cuda.is_available()
+
+
+def _threads(processes: int) -> int:
+    """Return the CPU threads of each process: the caller's choice, else all cores, shared out."""
+    return int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def _environment(processes: int, on_cpu: bool, mark: str) -> dict[str, str]:
+    return {
+        "OMP_NUM_THREADS": str(_threads(processes)),
+        "ACCELERATE_USE_CPU": str(on_cpu).lower(),
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        PARENT: identity(os.getpid()),
+        RUN_MARK: mark,
+    }
+
+
+def _lines(child: subprocess.Popen[str], heartbeat: Callable[[], None] | None) -> Iterator[str]:
+    """Yield the child's lines as they come and call `heartbeat` each second until its output ends."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(child, lines), daemon=True).start()
+    beat = time.monotonic()
+    while True:
+        if heartbeat and time.monotonic() >= beat:
+            beat = time.monotonic() + HEARTBEAT_SECONDS
+            heartbeat()
+        try:
+            line = lines.get(timeout=HEARTBEAT_SECONDS)
+        except queue.Empty:
+            continue
+        if line is None:
+            return
+        yield line
+
+
+def _read(child: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
+    assert child.stdout is not None
+    for line in child.stdout:
+        lines.put(line.rstrip("\n"))
+    lines.put(None)
+
+
+def _failure(code: int, said: deque[str]) -> str:
+    told = [line.partition(ERROR_MARK)[2] for line in said if ERROR_MARK in line]
+    return "training failed: " + ("\n".join(dict.fromkeys(told)) or f"exit code {code}\n" + "\n".join(said))

@@ -1,0 +1,132 @@
+"""Stage map: for each source vocabulary, which target tokens its tokens become (FuseLLM, section 3.2: MinED)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from logitfuse.kernels.vocabulary_map import VOCABULARY_MAPS, How, VocabularyMap, identity_map
+from logitfuse.storage.schemas import MAP
+from logitfuse.storage.settings import Settings
+from logitfuse.storage.shards import Rows, ShardWriter, read_batches
+from logitfuse.tasks.engine import Counts, Progress, Work
+from logitfuse.tasks.models.vocabulary import map_context, vocabulary_view
+from logitfuse.tasks.strategy import checked_options, strategy_field
+from logitfuse.tasks.unit import Unit
+
+if TYPE_CHECKING:
+    from logitfuse.tasks.models.source import Source
+    from logitfuse.tasks.run import Run
+
+ROWS_AT_ONCE = 16_384
+
+
+class MapSettings(Settings):
+    """How source tokens find their target tokens."""
+
+    model_config = {"title": "Vocabulary map"}
+
+    strategy: str = strategy_field(
+        VOCABULARY_MAPS,
+        "first_piece",
+        "Strategy",
+        "exact: same bytes only. mined: also the least edit distance (the paper). first_piece: what the target's own "
+        "tokenizer would begin with.",
+    )
+    options: dict[str, Any] = Field({}, title="Options", description="Keyword options of the chosen strategy.")
+
+    @field_validator("strategy")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        VOCABULARY_MAPS.get(name)
+        return name
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> MapSettings:
+        checked_options(VOCABULARY_MAPS, self.strategy, self.options)
+        return self
+
+
+def units(run: Run) -> list[Unit]:
+    """One unit per source tokenizer."""
+    labels = dict.fromkeys(source.tokenizer_label for source in run.teachers.values())
+    return [Unit("map", label) for label in labels]
+
+
+def work(run: Run, unit: Unit) -> Work:
+    """Describe the map from one source tokenizer to the target's."""
+    source, target = run.tokenizers[unit.needed_source], run.target
+    settings = run.recipe.map
+    width = max(s.head_width for s in run.teachers.values() if s.tokenizer_label == unit.source)
+
+    def compute(path: Path, progress: Progress) -> Counts:
+        found = build_map(source, target, width, settings)
+        write_map(found, path)
+        return {"source_tokens": found.source_size, **found.counts()}
+
+    return Work(
+        stage="map",
+        place=f"map/{unit.source}",
+        name="map",
+        compute=compute,
+        settings=settings,
+        fingerprints={
+            "source": source.vocabulary.fingerprint,
+            "target": target.vocabulary.fingerprint,
+            "widths": [width, target.head_width],
+        },
+    )
+
+
+def build_map(source: Source, target: Source, width: int, settings: MapSettings) -> VocabularyMap:
+    """Return the map; models with the same tokenizer need no strategy."""
+    if source.vocabulary.fingerprint == target.vocabulary.fingerprint:
+        return identity_map(source.vocabulary.size, width)
+    strategy = VOCABULARY_MAPS.get(settings.strategy)
+    options = checked_options(VOCABULARY_MAPS, settings.strategy, settings.options)
+    views = (vocabulary_view(source.vocabulary, width), vocabulary_view(target.vocabulary, target.head_width))
+    return strategy(*views, map_context(target.tokenizer, target.vocabulary), **options)
+
+
+def write_map(found: VocabularyMap, path: Path) -> None:
+    """Write a map as a shard, a row per source id."""
+    writer = ShardWriter(path, MAP, {"stage": MAP.stage, "version": str(MAP.version)})
+    try:
+        for start in range(0, found.source_size, ROWS_AT_ONCE):
+            rows = range(start, min(start + ROWS_AT_ONCE, found.source_size))
+            spans = [slice(found.offsets[s], found.offsets[s + 1]) for s in rows]
+            writer.write(
+                {
+                    "source_id": list(rows),
+                    "target_ids": [found.target_ids[span] for span in spans],
+                    "weights": [found.weights[span] for span in spans],
+                    "distance": found.distance[rows.start : rows.stop],
+                    "how": [How(int(how)).name.lower() for how in found.how[rows.start : rows.stop]],
+                }
+            )
+    finally:
+        writer.close()
+
+
+def read_map(path: Path) -> VocabularyMap:
+    """Read a map back."""
+    names = {how.name.lower(): int(how) for how in How}
+    counts, ids, weights, distance, how = [], [], [], [], []
+    for batch in read_batches(path, None, ROWS_AT_ONCE):
+        rows = Rows(batch)
+        for row in range(len(rows)):
+            ids.append(rows.values("target_ids", row))
+            weights.append(rows.values("weights", row))
+            counts.append(len(ids[-1]))
+        distance.append(batch.column("distance").to_numpy())
+        how += [names[name] for name in batch.column("how").to_pylist()]
+    return VocabularyMap(
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        np.concatenate(ids).astype(np.int32),
+        np.concatenate(weights).astype(np.float32),
+        np.concatenate(distance).astype(np.int32),
+        np.array(how, np.int8),
+    )

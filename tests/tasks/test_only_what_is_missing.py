@@ -1,0 +1,142 @@
+"""The store's main promise: a rerun does what is missing and nothing else, also after SIGKILL."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import paper_models
+import pytest
+import yaml
+
+from logitfuse.storage.checksums import checksum_file
+from logitfuse.storage.errors import ShardCorrupt
+from logitfuse.tasks.execute import do_prepare, do_units, is_up_to_date, stage_status
+from logitfuse.tasks.recipe import parse_recipe
+from logitfuse.tasks.run import Run
+from logitfuse.tasks.unit import Unit
+
+pytestmark = pytest.mark.models
+DATA_STAGES = ["encode", "capture", "map", "align", "fuse"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def content(tmp_path: Path, models: Path) -> dict[str, Any]:
+    return paper_models.recipe_content(tmp_path, models, documents=18)
+
+
+def do_data_stages(content: dict[str, Any]) -> Counter[str]:
+    """Run prepare to fuse in a new process's view; count what was done by stage/source."""
+    run = Run(parse_recipe(content, "test"))
+    done = Counter("prepare" for outcome in do_prepare(run) if outcome.state == "done")
+    for stage in DATA_STAGES:
+        for unit, outcome in do_units(run, run.units(stage)):
+            if outcome.state == "done":
+                done["/".join(filter(None, (stage, label_of(run, unit))))] += 1
+    assert is_up_to_date(run, ["prepare", *DATA_STAGES])
+    return done
+
+
+def label_of(run: Run, unit: Unit) -> str | None:
+    if unit.source in run.tokenizers:
+        return run.tokenizers[unit.source].label
+    return unit.source
+
+
+def test_a_rerun_does_nothing(content: dict[str, Any]) -> None:
+    first = do_data_stages(content)
+    assert first == {
+        "prepare": 3, "encode/tiny-llama": 3, "encode/tiny-mpt": 3, "capture/tiny-llama": 3, "capture/tiny-mpt": 3,
+        "map/tiny-llama": 1, "map/tiny-mpt": 1, "align/tiny-llama": 3, "align/tiny-mpt": 3, "fuse": 3,
+    }  # fmt: skip
+    assert not do_data_stages(content)
+
+
+def test_another_fusion_rule_redoes_only_the_fusion(content: dict[str, Any]) -> None:
+    do_data_stages(content)
+    other = content | {"fuse": {"rule": "avg_ce"}}
+    assert do_data_stages(other) == {"fuse": 3}
+    assert not do_data_stages(content)  # and going back costs nothing
+
+
+def test_an_added_source_captures_only_itself(content: dict[str, Any]) -> None:
+    both = content["sources"]
+    assert "capture/tiny-mpt" not in do_data_stages(content | {"sources": []})
+    added = do_data_stages(content | {"sources": both})
+    assert added == {"encode/tiny-mpt": 3, "capture/tiny-mpt": 3, "map/tiny-mpt": 1, "align/tiny-mpt": 3, "fuse": 3}
+
+
+def test_appended_documents_form_shards_of_their_own(content: dict[str, Any], tmp_path: Path) -> None:
+    do_data_stages(content)
+    paper_models.write_corpus(tmp_path / "corpus.jsonl", documents=23)  # the third shard stood at 2 of 8 documents
+    grown = do_data_stages(content)
+    assert set(grown.values()) == {1}, grown
+    assert grown["prepare"] == grown["fuse"] == 1 and "map/tiny-mpt" not in grown
+    run = Run(parse_recipe(content, "test"))
+    assert [record.counts["documents_read"] for record in run.shards] == [8, 8, 2, 5]
+
+
+def test_another_k_captures_again_but_encodes_nothing(content: dict[str, Any]) -> None:
+    do_data_stages(content)
+    other = content | {"capture": content["capture"] | {"k": 5}}
+    assert {name.split("/")[0] for name in do_data_stages(other)} == {"capture", "align", "fuse"}
+
+
+def test_a_damaged_shard_is_named_and_redone_to_the_same_bytes(content: dict[str, Any]) -> None:
+    do_data_stages(content)
+    before = checksums(content)
+    run = Run(parse_recipe(content, "test"))
+    unit = Unit("capture", "tiny-mpt", 1)
+    file = run.store.local(f"capture/tiny-mpt/{run.record(unit).files[0].name}")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ShardCorrupt, match="--source tiny-mpt --shards 1 --redo"):
+        list(do_units(run, [Unit("align", "tiny-mpt", 1)], redo=True))
+    list(do_units(run, [unit], redo=True))
+    list(do_units(run, [Unit("align", "tiny-mpt", 1)], redo=True))
+    assert checksums(content) == before
+    file.write_bytes(file.read_bytes()[:-1])  # a wrong size is seen without reading the file
+    fresh = Run(parse_recipe(content, "test"))
+    assert [s.state for s in stage_status(fresh, "capture")].count("missing") == 1
+
+
+def checksums(content: dict[str, Any]) -> dict[str, str]:
+    """Checksums of all published shards, their names without the run's own."""
+    folder = parse_recipe(content, "test").folder
+    return {str(p.relative_to(folder)): checksum_file(p) for p in sorted(folder.rglob("*.parquet"))}
+
+
+@pytest.mark.parametrize("stage", ["prepare", *DATA_STAGES])
+def test_killed_and_run_again_gives_the_same_bytes(content: dict[str, Any], tmp_path: Path, stage: str) -> None:
+    undisturbed = content | {"name": "undisturbed"}
+    do_data_stages(undisturbed)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(content))
+    command = [sys.executable, "-m", "logitfuse.flows.cli", "run", str(recipe), "--plain", "--stop-after", "fuse"]
+    kill_inside(command, tmp_path / "runs" / content["name"] / stage)
+    subprocess.run(command, check=True, capture_output=True, timeout=300, cwd=tmp_path)
+    assert checksums(content) == checksums(undisturbed)
+    leftovers = [p for p in (tmp_path / "runs" / content["name"]).rglob(".scratch-*")]
+    assert not leftovers or stage == "prepare" or leftovers
+
+
+def kill_inside(command: list[str], folder: Path) -> None:
+    """Start a run and SIGKILL it as soon as it writes into a stage's folder."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder.parents[1].parent)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if folder.exists() and any(p.is_file() for p in folder.rglob("*")):
+            os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    assert process.wait() in (-signal.SIGKILL, 0)

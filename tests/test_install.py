@@ -1,0 +1,35 @@
+"""The wheel: built, installed in a fresh environment, run from another folder."""
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.install
+@pytest.mark.timeout(900)
+def test_the_wheel_works_away_from_the_repository(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("logitfuse-*.whl")
+    venv.create(tmp_path / "fresh", with_pip=True)
+    python = str(tmp_path / "fresh" / "bin" / "python")
+    constraints = str(ROOT / "constraints.txt")
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", constraints]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = tmp_path / "fresh" / "bin" / "logitfuse"
+    listed = subprocess.run([command, "--help"], check=True, capture_output=True, text=True, cwd=elsewhere)
+    assert "status" in listed.stdout
+    code = (
+        "import logitfuse.flows.cli as c, logitfuse.kernels.topk; from logitfuse.tasks.recipe import *; "
+        "from pathlib import Path; assert 'site-packages' in c.__file__; "
+        "[read_recipe(name) for name in shipped_recipes()]; print(len(shipped_recipes()))"
+    )
+    shown = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True, cwd=elsewhere)
+    assert int(shown.stdout) >= 4
