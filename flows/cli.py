@@ -82,9 +82,7 @@ def stage(
 
     current = _open(recipe, overrides)
     with bars() as shown:
-        run_stage(
-            current, _known_stage(name), shown, source=source, shards=shards, redo=redo, plain=plain
-        )
+        run_stage(current, _known_stage(name), shown, source=source, shards=shards, redo=redo, plain=plain)
 
 
 @app.command()

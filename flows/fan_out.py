@@ -14,9 +14,10 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from logitfuse.flows.artifacts import artifact_key, publish_table
+from logitfuse.flows.execute import parse_shards
 from logitfuse.flows.session import Session, opened
 from logitfuse.flows.units import TASKS, said
-from logitfuse.storage.errors import BadInput, LogitfuseError, WorkFailed
+from logitfuse.storage.errors import LogitfuseError, ShardMissing, WorkFailed
 from logitfuse.tasks.execute import ONE_AT_A_TIME, chosen_units
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.unit import Unit
@@ -36,22 +37,12 @@ def run_stage(
         else:
             units = chosen_units(session.run, stage, source, chosen)
         session.outcomes.clear()
-        tally = run_units(units, redo=redo, workers=recipe.execution.workers)
+        tally = run_units(stage, units, redo=redo, workers=recipe.execution.workers)
         summary = _summary(session, tally)
         get_run_logger().info(summary)
         publish_table(artifact_key(recipe.name, stage), session.outcomes, tally.failures, summary)
         tally.raise_failures()
         return summary
-
-
-def parse_shards(text: str | None) -> tuple[int, int] | None:
-    """Parse `A-B` or `A` into a range with both ends included, None into None; raise `BadInput`."""
-    if not text:
-        return None
-    low, dash, high = text.partition("-")
-    if not (low.isdecimal() and (high.isdecimal() if dash else True)):
-        raise BadInput(f"shards {text!r}: write A-B or one number, for example 0-9.")
-    return int(low), int(high or low)
 
 
 @dataclass
@@ -79,8 +70,9 @@ class Tally:
         if not self.failures:
             return
         unit, error = next(iter(self.failures.items()))
-        if len(self.failures) == 1 and self.ended == self.total and isinstance(error, LogitfuseError):
-            raise error
+        only_one = len(self.failures) == 1 and self.ended == self.total and isinstance(error, LogitfuseError)
+        if only_one or all(isinstance(failure, ShardMissing) for failure in self.failures.values()):
+            raise error  # it says all there is to say; of missing shards, the first one says what to run before
         left = f", {self.total - self.ended} not tried" if self.ended < self.total else ""
         raise WorkFailed(
             f"stage {self.stage}: {len(self.failures)} of {self.total} failed{left}. "
@@ -88,10 +80,10 @@ class Tally:
         ) from error
 
 
-def run_units(units: list[Unit], *, redo: bool, workers: int) -> Tally:
+def run_units(stage: str, units: list[Unit], *, redo: bool, workers: int) -> Tally:
     """Run a task for each unit of one stage; give up when several of them have failed."""
-    tally = Tally(units[0].stage, len(units))
-    states = _in_turn(units, redo) if tally.stage in ONE_AT_A_TIME else _at_once(units, redo, workers)
+    tally = Tally(stage, len(units))
+    states = _in_turn(units, redo) if stage in ONE_AT_A_TIME else _at_once(units, redo, workers)
     with closing(states):
         for unit, state in states:
             tally.note(unit, state)

@@ -7,12 +7,11 @@ import logitfuse.flows.prefect_settings  # noqa: F401
 # isort: split
 from prefect import flow, get_run_logger
 
+from logitfuse.flows.execute import stages_between
 from logitfuse.flows.session import Session, opened
 from logitfuse.flows.stages import STAGE_FLOWS, saying_how_it_ended
-from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.execute import is_up_to_date
 from logitfuse.tasks.recipe import Recipe
-from logitfuse.tasks.stages import ORDER
 
 StageName = Literal["prepare", "encode", "capture", "map", "align", "fuse", "train", "evaluate"]  # as ORDER; tested
 
@@ -44,14 +43,6 @@ def rebuild_fused(recipe: Recipe) -> str:
     """
     with opened(recipe) as session:
         return _run_missing(session, stages_between("prepare", "fuse"))
-
-
-def stages_between(first: str, last: str) -> list[str]:
-    """Return the stages from first to last, both included; raise `BadInput` if they are the wrong way round."""
-    begin, end = ORDER.index(first), ORDER.index(last)
-    if begin > end:
-        raise BadInput(f"start_at {first!r} comes after stop_after {last!r}. Stages: {', '.join(ORDER)}.")
-    return ORDER[begin : end + 1]
 
 
 def _run_missing(session: Session, stages: list[str]) -> str:

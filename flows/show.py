@@ -38,7 +38,7 @@ class Bars:
             with self._lock:
                 name = str(unit)
                 if name not in self._bars:
-                    self._bars[name] = self._progress.add_task(name, total=total or None)  # type: ignore[assignment]
+                    self._bars[name] = self._progress.add_task(name, total=total or None)
                 self._progress.update(self._bars[name], completed=done, total=total or None)  # type: ignore[arg-type]
 
         return advance
@@ -53,7 +53,7 @@ class Bars:
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -68,25 +68,23 @@ def bars() -> Iterator[Bars]:
 
 
 def results_table(found: list[Result]) -> Table:
-    """A row per model, a column per domain: held-out nats per byte with its 95% interval by document."""
-    domains = list(dict.fromkeys(result.domain for result in found))
+    """A row per domain, a column per model: held-out nats per byte with its 95% interval by document."""
     table = Table(title="Held-out nats per byte (lower is better), 95% interval by document")
-    table.add_column("model")
-    table.add_column("role")
-    for domain in domains:
-        table.add_column(domain, justify="right")
-    best = {domain: min(r.nats_per_byte for r in found if r.domain == domain) for domain in domains}
-    for model in dict.fromkeys((result.model, result.role) for result in found):
-        row = {result.domain: result for result in found if (result.model, result.role) == model}
-        cells = [_cell(row[domain], best[domain]) for domain in domains]
-        table.add_row(*model, *cells)
+    table.add_column("domain")
+    models = list(dict.fromkeys((result.model, result.role) for result in found))
+    for model, role in models:
+        table.add_column(model if model == role else f"{model}\n[dim]{role}[/dim]", justify="right")
+    for domain in dict.fromkeys(result.domain for result in found):
+        row = [result for result in found if result.domain == domain]
+        best = min(result.nats_per_byte for result in row)
+        table.add_row(f"{domain}\n[dim]{row[0].documents} documents[/dim]", *(_cell(result, best) for result in row))
     return table
 
 
 def _cell(result: Result, best: float) -> str:
     value = f"{result.nats_per_byte:.4f}"
     value = f"[bold]{value}[/bold]" if result.nats_per_byte == best else value
-    return f"{value}\n[dim]{result.low:.3f} to {result.high:.3f}[/dim]"
+    return f"{value}\n[dim]{result.low:.3f}–{result.high:.3f}[/dim]"
 
 
 def status_table(statuses: dict[str, list[UnitStatus]]) -> Table:

@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 WORD = 64  # code points in a query that the bit-parallel distance holds in one machine word
+OWN_BITS = 48  # symbols that do not share their bit in a set of 64
 ROWS = 512  # queries a thread takes at a time
 
 
@@ -39,41 +40,63 @@ def nearest_by_edit_distance(
     Ties go to the lowest index; the result does not depend on `workers` (threads). Returns index int32 [Q] and
     distance int32 [Q], both -1 where there is nothing to choose from.
     """
-    index, distance = np.full(len(queries), -1, np.int32), np.full(len(queries), -1, np.int32)
     if not queries or not choices:
-        return index, distance
+        return np.full(len(queries), -1, np.int32), np.full(len(queries), -1, np.int32)
+    alike, strange = _without_strange_symbols(queries, choices)
+    rows = {query: row for row, query in enumerate(dict.fromkeys(alike))}
     order = np.argsort([len(choice) for choice in choices], kind="stable").astype(np.int32)
-    texts = _coded([*queries, *(choices[c] for c in order)])
-    lengths_C = np.diff(texts.offsets)[len(queries) :]
-    borders = len(queries) + np.searchsorted(lengths_C, np.arange(lengths_C[-1] + 2))
+    texts = _coded([*rows, *(choices[c] for c in order)], strange)
+    lengths_C = np.diff(texts.offsets)[len(rows) :]
+    borders = len(rows) + np.searchsorted(lengths_C, np.arange(lengths_C[-1] + 2))
+    index, distance = np.empty(len(rows), np.int32), np.empty(len(rows), np.int32)
 
     def search(first: int) -> None:
-        _search(first, min(first + ROWS, len(queries)), len(queries), texts, order, borders, index, distance)
+        _search(first, min(first + ROWS, len(rows)), len(rows), texts, order, borders, index, distance)
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        list(pool.map(search, range(0, len(queries), ROWS)))
-    return index, distance
+        list(pool.map(search, range(0, len(rows), ROWS)))
+    row_of_query = np.array([rows[query] for query in alike])
+    return index[row_of_query], distance[row_of_query]
+
+
+def _without_strange_symbols(queries: Sequence[str], choices: Sequence[str]) -> tuple[list[str], str]:
+    """Return the queries with all symbols that no choice has replaced by one of them, and that one ("" for none).
+
+    They match nothing, so no distance changes, and a large vocabulary's many foreign pieces become the same few.
+    """
+    strange = sorted(set().union(*queries) - set().union(*choices))
+    stand_in = strange[0] if strange else ""
+    table = str.maketrans(dict.fromkeys(strange, stand_in))
+    return [query.translate(table) for query in queries], stand_in
 
 
 class _Texts(NamedTuple):
-    """Texts one after another as dense symbols, the most frequent first, and the set of each one's symbols."""
+    """Texts one after another as dense symbols, and what the lower bound needs of each."""
 
-    symbols: NDArray[np.int32]  # [total length]
+    symbols: NDArray[np.int32]  # [total length], the most frequent first
     offsets: NDArray[np.int64]  # [texts + 1]
-    sets: NDArray[np.uint64]  # [texts], bit = symbol % 64: symbols that share a bit only weaken the bound
+    once: NDArray[np.uint64]  # [texts], the bits of the symbols it has
+    twice: NDArray[np.uint64]  # [texts], the bits it has two or more symbols of
+    strange: NDArray[np.int64]  # [texts], how many of its symbols no choice has
 
 
-def _coded(texts: Sequence[str]) -> _Texts:
+def _coded(texts: Sequence[str], strange: str) -> _Texts:
     points = np.frombuffer("".join(texts).encode("utf-32-le"), "<u4")
     _, inverse, counts = np.unique(points, return_inverse=True, return_counts=True)
     by_frequency = np.empty(len(counts), np.int32)
     by_frequency[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
     symbols = by_frequency[inverse]
     lengths = np.array([len(text) for text in texts], np.int64)
-    sets = np.zeros(len(texts), np.uint64)
     owner = np.repeat(np.arange(len(texts)), lengths)
-    np.bitwise_or.at(sets, owner, np.uint64(1) << (symbols % WORD).astype(np.uint64))
-    return _Texts(symbols, np.concatenate([[0], np.cumsum(lengths)]), sets)
+    is_strange = points == ord(strange) if strange else np.zeros(len(points), bool)
+    # Frequent symbols have a bit of their own, the rest share some: sharing only weakens the bound.
+    bits = np.where(symbols < OWN_BITS, symbols, OWN_BITS + symbols % (WORD - OWN_BITS))
+    pairs, seen = np.unique((owner * WORD + bits)[~is_strange], return_counts=True)
+    once, twice = np.zeros(len(texts), np.uint64), np.zeros(len(texts), np.uint64)
+    for sets, chosen in ((once, pairs), (twice, pairs[seen > 1])):
+        np.bitwise_or.at(sets, chosen // WORD, np.uint64(1) << (chosen % WORD).astype(np.uint64))
+    strange_symbols = np.bincount(owner[is_strange], minlength=len(texts)).astype(np.int64)
+    return _Texts(symbols, np.concatenate([[0], np.cumsum(lengths)]), once, twice, strange_symbols)
 
 
 @njit(nogil=True, cache=True)
@@ -91,11 +114,8 @@ def _search(first, last, choices_from, texts, order, borders, index, distance): 
                 if length < 0 or length > longest or (gap == 0 and length > len(query)):
                     continue
                 for c in range(borders[length], borders[length + 1]):
-                    bound = max(gap, _set_bound(texts.sets[q], texts.sets[c]))
-                    if bound > best:
-                        continue
                     limit = best if order[c - choices_from] < best_index else best - 1
-                    if bound > limit:
+                    if gap > limit or _lower_bound(texts, q, c) > limit:
                         continue
                     choice = texts.symbols[texts.offsets[c] : texts.offsets[c + 1]]
                     found = _distance(query, choice, masks, limit)
@@ -106,16 +126,17 @@ def _search(first, last, choices_from, texts, order, borders, index, distance): 
         masks[query] = 0
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _lower_bound(texts, q, c):  # type: ignore[no-untyped-def]
+    """Return a bound: one edit takes out at most one symbol too many and brings in at most one that is missing."""
+    out = _ones(texts.once[q] & ~texts.once[c]) + _ones(texts.twice[q] & ~texts.twice[c]) + texts.strange[q]
+    return max(out, _ones(texts.once[c] & ~texts.once[q]) + _ones(texts.twice[c] & ~texts.twice[q]))
+
+
 @njit(nogil=True, cache=True)
 def _mark(query, masks):  # type: ignore[no-untyped-def]
     for i in range(min(len(query), WORD)):
         masks[query[i]] |= np.uint64(1) << np.uint64(i)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _set_bound(a, b):  # type: ignore[no-untyped-def]
-    """Return a lower bound: one edit brings in at most one missing symbol and takes out at most one surplus one."""
-    return max(_ones(a & ~b), _ones(b & ~a))
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -31,7 +31,7 @@ def inputs_and_labels(
     return whole[:count], whole[1 : count + 1]
 
 
-def consumed_bytes(ends: NDArray[np.int32], first: int, count: int) -> NDArray[np.int64]:
+def consumed_bytes(ends: NDArray[np.integer], first: int, count: int) -> NDArray[np.int64]:
     """Return the byte at which the text consumed by each position ends, int64 [P]; -1 where it is not known."""
     before = np.concatenate([[0], ends]).astype(np.int64)
     return before[first : first + count]

@@ -120,6 +120,9 @@ def do_units(
     def one(unit: Unit) -> Outcome:
         return do_unit(run, unit, progress=progress(unit), say=say, redo=redo)
 
+    if workers == 1:
+        yield from ((unit, one(unit)) for unit in units)
+        return
     with ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(one, unit) for unit in units]
         try:

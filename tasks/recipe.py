@@ -32,6 +32,13 @@ class Execution(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", title="Device", description="Where models compute.")
     workers: int = Field(2, ge=1, title="Workers", description="Shards worked on at once in the data stages.")
     processes: int = Field(1, ge=1, title="Training processes", description="Processes that train, one per GPU.")
+    checkpoint_every_steps: int = Field(
+        200, ge=1, title="Checkpoint every", description="Training steps from one checkpoint to the next."
+    )
+    keep_checkpoints: int = Field(2, ge=1, title="Keep checkpoints", description="Newest checkpoints that are kept.")
+    sharded: bool = Field(
+        False, title="Sharded training", description="Spread weights and optimiser over the processes (FSDP2)."
+    )
     min_free_gb: float = Field(1.0, ge=0, title="Free disk (GB)", description="Refuse to start with less than this.")
 
 

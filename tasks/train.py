@@ -64,10 +64,9 @@ def work(run: Run, unit: Unit) -> Work:
     return described
 
 
-def _train(
-    run: Run, described: Work, shards: tuple[Record, ...], card: str, path: Path, progress: Progress
-) -> Counts:
+def _train(run: Run, described: Work, shards: tuple[Record, ...], card: str, path: Path, progress: Progress) -> Counts:
     assert isinstance(described.settings, TrainSettings)
+    execution = run.recipe.execution
     config = WorkerConfig(
         settings=described.settings,
         model=run.target.home.folder.resolve(),
@@ -79,13 +78,15 @@ def _train(
         metrics=metrics_file(run, described).resolve(),
         card=card,
         key=described.key,
+        checkpoint_every_steps=execution.checkpoint_every_steps,
+        keep_checkpoints=execution.keep_checkpoints,
+        sharded=execution.sharded,
     )
 
     def report() -> None:
         if lines := read_metrics(config.metrics):
             progress(lines[-1]["step"], lines[-1]["steps"])
 
-    execution = run.recipe.execution
     run_training(config, processes=execution.processes, device=execution.device, log=LOG.info, heartbeat=report)
     last = read_metrics(config.metrics)[-1]
     tokens = sum(line["tokens"] for line in read_metrics(config.metrics))
@@ -127,7 +128,9 @@ def model_card(run: Run, arm: str, settings: TrainSettings, shards: tuple[Record
     ]
     for kind, source in [("target", target), *(("source", source) for source in others)]:
         prints = (source.home.fingerprint, source.vocabulary.fingerprint)
-        named = source.home.settings.model + (f"@{source.home.settings.revision}" if source.home.settings.revision else "")
+        named = source.home.settings.model + (
+            f"@{source.home.settings.revision}" if source.home.settings.revision else ""
+        )
         lines.append(f"| {kind} | {named} | {' | '.join(f'`{p[:23]}`' for p in prints)} |")
     recipe = run.recipe.model_dump(mode="json", exclude_defaults=True, exclude={"execution"})
     lines += ["", "The licences of all of these models apply to this one.", "", "## Recipe", "", "```yaml"]

@@ -11,7 +11,14 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MptConfig
 from logitfuse.tasks.packaged.tokenizers import tokenizer_folder
 
 WORDS = "the cat sat on a mat while 2023 dogs ran 1,000 miles through naïve Zürich cafés, said O'Neil: don't!".split()
-HARD = ["日本語のテキスト", "👩‍👩‍👧 family", "tabs\tand  two spaces", "a\r\nb", "x = {'k': [1, 22, 333]}", "<s> </s> literal"]
+HARD = [
+    "日本語のテキスト",
+    "👩‍👩‍👧 family",
+    "tabs\tand  two spaces",
+    "a\r\nb",
+    "x = {'k': [1, 22, 333]}",
+    "<s> </s> literal",
+]
 
 
 @cache
@@ -75,8 +82,9 @@ def recipe_content(folder: Path, models: Path, documents: int = 20) -> dict:
         "capture": {"k": 4, "tokens_per_batch": 256, "window_chunks": 8, "head_positions": 32},
         "train": {
             "learning_rate": 0.001, "dtype": "fp32", "sequence_length": 256, "tokens_per_step": 512,
-            "micro_batch_tokens": 512, "checkpoint_every_steps": 2,
+            "micro_batch_tokens": 512,
         },
         "evaluate": {"tokens_per_batch": 256},
-        "execution": {"folder": str(folder / "runs"), "min_free_gb": 0, "device": "cpu"},
+        "execution": {"folder": str(folder / "runs"), "min_free_gb": 0, "device": "cpu",
+                      "checkpoint_every_steps": 2},
     }  # fmt: skip

@@ -60,7 +60,12 @@ def test_every_folder_is_packaged() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["logitfuse.tasks.training.worker", "logitfuse.tasks.training.trainer", "logitfuse.tasks.execute", "logitfuse.tasks.recipe"],
+    [
+        "logitfuse.tasks.training.worker",
+        "logitfuse.tasks.training.trainer",
+        "logitfuse.tasks.execute",
+        "logitfuse.tasks.recipe",
+    ],
 )
 def test_workers_and_the_core_do_not_load_prefect(module: str) -> None:
     code = f"import sys, {module}; sys.exit('prefect' in sys.modules)"

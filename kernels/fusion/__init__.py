@@ -5,6 +5,9 @@ cross-entropy on the text there (nats per byte, lower is better, +inf where a so
 distributions and `weights_ST`, how much each source counted.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from logitfuse.kernels.registry import Registry
 
-FUSIONS = Registry("fusion rule", __name__)
+FUSIONS: Registry[Callable[..., Any]] = Registry("fusion rule", __name__)

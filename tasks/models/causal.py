@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from logitfuse.kernels.head import Head
 from logitfuse.kernels.topk import TopK
-from logitfuse.storage.errors import ModelRefused
+from logitfuse.tasks.models.body import logit_transform, probe, run_body
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-PROBE_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class CausalModel:
 
     model: PreTrainedModel
     head: Head
+    needs_mask: bool  # padding on the right must be masked, because this architecture is not blind to it
 
     @property
     def device(self) -> torch.device:
@@ -32,10 +33,9 @@ class CausalModel:
 
     @torch.inference_mode()
     def hidden(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Return the last hidden states [B, T, H]. `use_cache=False`: with it transformers 5 mixes sequences up."""
-        return self.model.base_model(
-            input_ids=ids_BT.to(self.device), attention_mask=mask_BT.to(self.device), use_cache=False
-        ).last_hidden_state
+        """Return the last hidden states [B, T, H] of sequences padded on the right."""
+        mask = mask_BT.to(self.device) if self.needs_mask else None
+        return run_body(self.model, ids_BT.to(self.device), mask)
 
     @torch.inference_mode()
     def topk(self, hidden_NH: Tensor, gold_N: Tensor, k: int) -> TopK:
@@ -45,46 +45,22 @@ class CausalModel:
 
 def load_causal_model(folder: Path, dtype: str, device: str) -> CausalModel:
     """Load a model for inference and prove that body and head together give the model's own logits."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], trust_remote_code=False)
-    model = model.to(device).eval().requires_grad_(False)
+    transformers_logging.disable_progress_bar()  # it would tear the run's own bars apart
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=DTYPES[dtype], trust_remote_code=False, device_map=device
+    )
+    model = model.eval().requires_grad_(False)
     return split_model(model, str(folder))
 
 
 def split_model(model: PreTrainedModel, name: str) -> CausalModel:
     """Split a model into body and head; raise `ModelRefused` where the two do not make the whole."""
+    may_pad = probe(model, name)
     head = model.get_output_embeddings()
-    if head is None or getattr(model, "base_model", model) is model:
-        raise ModelRefused(f"model {name}: it has no separate body and output head, so it cannot be captured.")
     soft_cap, scale = logit_transform(model)
     bias = getattr(head, "bias", None)
-    split = CausalModel(
-        model, Head(head.weight, head.weight.float(), bias.float() if bias is not None else None, soft_cap, scale)
-    )
-    _probe(split, name)
-    return split
-
-
-def logit_transform(model: PreTrainedModel) -> tuple[float | None, float]:
-    """Return (soft cap, scale) that the architecture applies to its head's output (Gemma-2, Cohere, Granite)."""
-    config = model.config.get_text_config()
-    scale = float(getattr(config, "logit_scale", None) or 1.0) if model.config.model_type.startswith("cohere") else 1.0
-    if divisor := getattr(config, "logits_scaling", None):
-        scale /= float(divisor)
-    return getattr(config, "final_logit_softcapping", None), scale
-
-
-def _probe(split: CausalModel, name: str) -> None:
-    ids = torch.arange(PROBE_LENGTH, device=split.device)[None] % len(split.head.weight_VH)
-    with torch.inference_mode():
-        whole = split.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0].float()
-        ours = split.head.logits(split.hidden(ids, torch.ones_like(ids))[0])
-    tolerance = 1e-3 if split.model.dtype == torch.float32 else 0.25
-    difference = (whole - ours).abs().max().item()
-    if not difference <= tolerance * max(1.0, whole.abs().max().item() / 16):
-        raise ModelRefused(
-            f"model {name}: its own logits differ from body plus head by {difference:.3g} (or are not finite), so "
-            f"architecture {split.model.config.model_type!r} transforms them in a way logitfuse does not know yet."
-        )
+    exact_head = Head(head.weight, head.weight.float(), bias.float() if bias is not None else None, soft_cap, scale)
+    return CausalModel(model, exact_head, needs_mask=not may_pad)
 
 
 def padded(passages: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

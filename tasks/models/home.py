@@ -13,6 +13,7 @@ from logitfuse.tasks.models.reference import ModelSettings
 from logitfuse.tasks.packaged.models import fetch_model
 
 PACKAGE_PREFIX = "package:"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 # Weights as safetensors only: the other formats run code when they are opened.
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "LICENSE*", "README.md", "*.jinja"]
 
@@ -79,6 +80,11 @@ def _refuse_unusable(folder: Path, name: str) -> None:
         raise ModelRefused(
             f"model {name!r}: {folder} has no *.safetensors weights. Other formats can run code when opened; convert "
             "them with save_pretrained(folder, safe_serialization=True)."
+        )
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        raise ModelRefused(
+            f"model {name!r}: {folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}). Save the model's own tokenizer "
+            "into the folder; another one would give the model wrong ids."
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file():

@@ -28,6 +28,10 @@ class WorkerConfig(Settings):
     metrics: Path = Field(Path("metrics.jsonl"), title="Metrics", description="A JSON line for each step.")
     card: str = Field("", title="Model card", description="Text of the model's README.md.")
     key: str = Field("", title="Key", description="Identifies the result; only its own checkpoints are resumed.")
+    checkpoint_every_steps: int = Field(
+        200, ge=1, title="Checkpoint every", description="Steps from one checkpoint to the next."
+    )
+    keep_checkpoints: int = Field(2, ge=1, title="Keep checkpoints", description="Newest checkpoints that are kept.")
     sharded: bool = Field(
         False, title="Sharded", description="Spread weights and optimiser over the processes (FSDP2) instead of DDP."
     )

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from logitfuse.storage.atomic import replacing_folder
 from logitfuse.tasks.training.tensors import model_tensors
 
-TOKENIZER_FILES = (
+COPIED_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -50,12 +50,22 @@ def export_model(
     weights = dict(model_tensors(model)) if weights is None else weights
     stored = {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights.items()}
     with replacing_folder(out_folder) as scratch:
-        model.save_pretrained(scratch, state_dict=stored, is_main_process=True)
+        _save(model, scratch, stored)
         _state_dtype(scratch / "config.json", dtype)
-        for name in TOKENIZER_FILES:
+        for name in COPIED_FILES:
             if (tokenizer_folder / name).is_file():
                 shutil.copyfile(tokenizer_folder / name, scratch / name)
         (scratch / "README.md").write_text(card)
+
+
+def _save(model: PreTrainedModel, folder: Path, stored: dict[str, Tensor]) -> None:
+    """Save weights and configuration; how to generate is copied, because transformers refuses some published ones."""
+    kept = model.generation_config
+    model.generation_config = GenerationConfig.from_model_config(model.config)
+    try:
+        model.save_pretrained(folder, state_dict=stored)
+    finally:
+        model.generation_config = kept
 
 
 def original_dtype(folder: Path) -> torch.dtype:

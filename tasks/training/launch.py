@@ -34,7 +34,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Hosts:
-    """One training run over several machines: each of them calls `run_training` with its own rank."""
+    """One training run over several machines: each of them calls `run_training` with its own rank.
+
+    They share a file system: all read the shards and checkpoints, rank 0 writes checkpoints, metrics and the model.
+    """
 
     count: int
     rank: int
@@ -180,4 +183,11 @@ def _read(child: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) ->
 
 def _failure(code: int, said: deque[str]) -> str:
     told = [line.partition(ERROR_MARK)[2] for line in said if ERROR_MARK in line]
-    return "training failed: " + ("\n".join(dict.fromkeys(told)) or f"exit code {code}\n" + "\n".join(said))
+    if told:
+        return "training failed: " + "\n".join(dict.fromkeys(told))
+    hint = ""
+    if any("SIGKILL" in line or "Signal 9" in line for line in said):
+        hint = "A process was killed from outside, most often because memory ran out: lower train.micro_batch_tokens. "
+    return f"training failed with exit code {code}. {hint}The next run goes on from the last checkpoint. It said:\n" + (
+        "\n".join(said)
+    )

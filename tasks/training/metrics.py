@@ -16,14 +16,12 @@ class MetricsFile:
         """Keep the lines of steps 1 to `done`; a last line that was never finished is dropped as well."""
         with replacing(path) as scratch:
             scratch.write_text("".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= done))
-        self._stream = path.open("a", buffering=1)
+        self._path = path
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one step's numbers."""
-        self._stream.write(json.dumps(line, allow_nan=False) + "\n")
-
-    def close(self) -> None:
-        self._stream.close()
+        with self._path.open("a") as stream:
+            stream.write(json.dumps(line, allow_nan=False) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -96,10 +96,6 @@ class TrainSettings(Settings):
         False, title="Gradient checkpointing", description="Recompute activations: less memory, a third more time."
     )
     seed: int = Field(42, ge=0, le=2**31 - 1, title="Seed", description="Fixes the order of the rows and dropout.")
-    checkpoint_every_steps: int = Field(
-        200, ge=1, title="Checkpoint every", description="Steps from one checkpoint to the next."
-    )
-    keep_checkpoints: int = Field(2, ge=1, title="Keep checkpoints", description="Newest checkpoints that are kept.")
 
     @field_validator("residual")
     @classmethod

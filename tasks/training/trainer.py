@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from logitfuse.storage.errors import WorkFailed
-from logitfuse.tasks.training.batch import Batch, collate
+from logitfuse.tasks.training.batch import collate
 from logitfuse.tasks.training.checkpoint import (
     Checkpoint,
     latest_checkpoint,
@@ -31,23 +31,12 @@ from logitfuse.tasks.training.loading import load_model, make_optimizer, verify_
 from logitfuse.tasks.training.metrics import MetricsFile
 from logitfuse.tasks.training.objective import Objective
 from logitfuse.tasks.training.plan import StepPlan
+from logitfuse.tasks.training.report import StepSums, not_finite, progress_line, step_line
 from logitfuse.tasks.training.schedule import learning_rate
 from logitfuse.tasks.training.sharding import gradients_shared, spread
 from logitfuse.tasks.training.tensors import model_tensors
 
 SECONDS_BETWEEN_LINES = 10.0
-NAMED_DOCUMENTS = 8
-
-
-class StepSums(NamedTuple):
-    """What one step's sequences add up to over all processes."""
-
-    loss: float
-    clm_sum: float
-    fusion_sum: float
-    labelled: int
-    served: int
-    stop: bool
 
 
 class Stopped(Exception):
@@ -62,14 +51,17 @@ class Trainer:
         self.config, self.settings = config, config.settings
         self.accelerator = Accelerator(
             mixed_precision="no",  # the objective states its own
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
         self._say = say if self.accelerator.is_main_process else (lambda line: None)
         self._stop = stop
         if self.accelerator.is_local_main_process:
             verify_shards(config.shards)
         self.accelerator.wait_for_everyone()
-        self.model = load_model(config).to(self.accelerator.device)
+        self.model = load_model(config)
+        if not (config.sharded and self.accelerator.num_processes > 1):  # sharding moves each part as it is cut
+            self.model.to(self.accelerator.device)
+        objective = Objective(self.model, self.settings)
         self.rows = FusedRows(
             [shard.path for shard in config.shards],
             self.settings.sequence_length,
@@ -77,7 +69,6 @@ class Trainer:
             cached_rows=self.settings.shuffle_rows,
         )
         self.plan = StepPlan(self.rows.lengths, self.rows.groups, self.settings)
-        objective = Objective(self.model, self.settings)
         self.objective = spread(objective, self.accelerator, sharded=config.sharded, dtype=self.settings.dtype)
         self.optimizer = make_optimizer(self.model, self.settings)
         self.done = self._resume()
@@ -94,14 +85,14 @@ class Trainer:
                 metrics.write(line)
             if time.monotonic() - said > SECONDS_BETWEEN_LINES or self.done == len(self.plan):
                 said = time.monotonic()
-                self._say(_progress(line, len(self.plan)))
-            if self.done < len(self.plan) and (stop or self.done % self.settings.checkpoint_every_steps == 0):
+                self._say(progress_line(line))
+            if self.done < len(self.plan) and (stop or self.done % self.config.checkpoint_every_steps == 0):
                 self._save()
             if stop and self.done < len(self.plan):
                 raise Stopped(f"stopped after step {self.done} of {len(self.plan)}, which is saved")
         self._export()
 
-    def _step(self, step: int) -> tuple[dict[str, float | int | None], bool]:
+    def _step(self, step: int) -> tuple[dict[str, Any], bool]:
         """Do one optimiser step; return its line of metrics, and whether any process was asked to stop."""
         began = time.monotonic()
         self._seed(step)
@@ -112,19 +103,8 @@ class Trainer:
         norm = self._clipped_norm(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        line = {
-            "step": step + 1,
-            "epoch": self.plan.epoch(step),
-            "loss": sums.loss,
-            "clm_loss": sums.clm_sum / sums.labelled,
-            "fusion_loss": sums.fusion_sum / sums.served if sums.served else None,
-            "served_share": sums.served / sums.labelled,
-            "grad_norm": norm,
-            "learning_rate": rate,
-            "tokens": sums.labelled,
-            "tokens_per_s": sums.labelled / (time.monotonic() - began),
-        }
-        return line, sums.stop
+        line = step_line(sums, step, len(self.plan), epoch=self.plan.epoch(step), grad_norm=norm, learning_rate=rate)
+        return {**line, "tokens_per_s": sums.labelled / (time.monotonic() - began)}, sums.stop
 
     def _accumulate(self, step: int) -> StepSums:
         """Sum the gradients of a step's sequences and return their losses over all processes."""
@@ -132,22 +112,22 @@ class Trainer:
         batches = self.plan.micro_batches(step, rank, processes)
         # Gradients are averaged over processes, the loss is a sum over them.
         normaliser = self.plan.tokens(step) / processes
-        found: list[tuple[Batch, Tensor]] = []
+        found: list[tuple[tuple[str, ...], Tensor]] = []
         for number, windows in enumerate(batches):
             batch = collate(self.rows.read(windows)).to(self.accelerator.device)
             with gradients_shared(self.objective, number == len(batches) - 1):
                 parts = self.objective(*batch[:4], normaliser)
                 parts.loss.backward()
-            found.append((batch, torch.stack([part.detach().double() for part in parts])))
-        mine = torch.stack([sums for _, sums in found]).sum(0)
+            found.append((batch.documents, torch.stack([part.detach().double() for part in parts])))
+        mine = torch.stack([parts_5 for _, parts_5 in found]).sum(0)
         stop = mine.new_tensor([self._stop.is_set()])
         loss, clm_sum, fusion_sum, labelled, served, stops = self.accelerator.reduce(
             torch.cat([mine, stop]), "sum"
         ).tolist()
         sums = StepSums(loss / processes, clm_sum, fusion_sum, int(labelled), int(served), stops > 0)
         if not math.isfinite(sums.loss):
-            bad = [name for batch, sums in found if not sums.isfinite().all() for name in batch.documents]
-            raise WorkFailed(_not_finite("loss", step, bad))
+            bad = [name for documents, parts_5 in found if not parts_5.isfinite().all() for name in documents]
+            raise WorkFailed(not_finite("loss", step, bad))
         return sums
 
     def _clipped_norm(self, step: int) -> float:
@@ -155,7 +135,7 @@ class Trainer:
         norm = (norm_tensor.full_tensor() if isinstance(norm_tensor, DTensor) else norm_tensor).item()
         if not math.isfinite(norm):
             windows = self.plan.step(step)[self.accelerator.process_index :: self.accelerator.num_processes]
-            raise WorkFailed(_not_finite("gradient", step, [e.doc_id for e in self.rows.read(windows)]))
+            raise WorkFailed(not_finite("gradient", step, [e.doc_id for e in self.rows.read(windows)]))
         return norm
 
     def _seed(self, step: int) -> None:
@@ -185,7 +165,7 @@ class Trainer:
             {**state, "steps": len(self.plan), "processes": self.accelerator.num_processes},
             self.model,
             self.optimizer,
-            keep=self.settings.keep_checkpoints,
+            keep=self.config.keep_checkpoints,
             writes=self.accelerator.is_main_process,
         )
         self._say(f"saved step {self.done}")
@@ -206,20 +186,3 @@ class Trainer:
             )
             self._say(f"exported the model to {self.config.out}")
         self.accelerator.wait_for_everyone()
-
-
-def _not_finite(what: str, step: int, documents: list[str]) -> str:
-    named = ", ".join(documents[:NAMED_DOCUMENTS]) or "those of another process"
-    more = f" and {len(documents) - NAMED_DOCUMENTS} more" if len(documents) > NAMED_DOCUMENTS else ""
-    return (
-        f"step {step + 1}: the {what} is not a finite number, so training stopped before this step changed the model. "
-        f"Documents: {named}{more}. A lower learning rate or dtype fp32 often helps; checkpoints before it are kept."
-    )
-
-
-def _progress(line: dict[str, float | int | None], steps: int) -> str:
-    fusion = "" if line["fusion_loss"] is None else f", fusion {line['fusion_loss']:.4f}"
-    return (
-        f"step {line['step']}/{steps}: loss {line['loss']:.4f} (labels {line['clm_loss']:.4f}{fusion}), "
-        f"{line['tokens_per_s']:.0f} tokens/s"
-    )

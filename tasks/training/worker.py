@@ -30,10 +30,14 @@ def main(arguments: list[str]) -> int:
 
 def _train(config: Path, stop: threading.Event) -> int:
     # Imported late, so that the watch above is already on while torch loads.
+    from torch import OutOfMemoryError
+    from transformers.utils import logging
+
     from logitfuse.storage.errors import LogitfuseError
     from logitfuse.tasks.training.config import WorkerConfig
     from logitfuse.tasks.training.trainer import Stopped, Trainer
 
+    logging.disable_progress_bar()
     try:
         Trainer(WorkerConfig.model_validate_json(config.read_text()), stop, _say).train()
     except Stopped as reason:
@@ -41,6 +45,10 @@ def _train(config: Path, stop: threading.Event) -> int:
         return STOPPED
     except LogitfuseError as error:
         _say(f"{ERROR_MARK}{error}")
+        return 1
+    except OutOfMemoryError as error:
+        _say(f"{ERROR_MARK}the GPU's memory is full: lower train.micro_batch_tokens or train.loss_chunk, or set "
+             f"train.gradient_checkpointing. ({str(error).splitlines()[0]})")  # fmt: skip
         return 1
     return 0
 

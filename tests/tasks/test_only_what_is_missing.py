@@ -132,7 +132,9 @@ def test_killed_and_run_again_gives_the_same_bytes(content: dict[str, Any], tmp_
 
 def kill_inside(command: list[str], folder: Path) -> None:
     """Start a run and SIGKILL it as soon as it writes into a stage's folder."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder.parents[1].parent)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder.parents[1].parent
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if folder.exists() and any(p.is_file() for p in folder.rglob("*")):

@@ -7,6 +7,7 @@ loops over characters; they share no code with the stages.
 import json
 import unicodedata
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,14 @@ def encoded(run: Run, label: str) -> list[dict[str, Any]]:
     return rows(run, "encode", run.teachers[label].tokenizer_label)
 
 
+@cache
+def loaded(folder: Path) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
 def logits_of(run: Run, label: str, inputs: list[int]) -> np.ndarray:
     """Float32 logits of one text alone, as float64 [P, V]."""
-    model = AutoModelForCausalLM.from_pretrained(run.teachers[label].home.folder, dtype=torch.float32).eval()
+    model = loaded(run.teachers[label].home.folder)
     with torch.no_grad():
         return model(torch.tensor([inputs]), use_cache=False).logits[0].double().numpy()
 

@@ -1,6 +1,6 @@
 """A tiny random Llama, and fused shards of a language it can learn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from logitfuse.storage.checksums import checksum_file
 from logitfuse.storage.schemas import FUSE
 from logitfuse.tasks.training.config import FusedShard, WorkerConfig
 from logitfuse.tasks.training.settings import TrainSettings
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 97
 TINY = {
@@ -25,8 +26,16 @@ TINY = {
     "micro_batch_tokens": 48,
     "loss_chunk": 16,
     "shuffle_rows": 8,
-    "checkpoint_every_steps": 3,
 }
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Tiny matrices gain nothing from threads, and lose much where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -99,11 +108,12 @@ def shards(tmp_path_factory) -> tuple[FusedShard, ...]:
 def run(tmp_path, tiny_model, shards) -> Callable[..., WorkerConfig]:
     """Makes the configuration of a run with folders of its own."""
 
-    def make(name: str = "run", **settings) -> WorkerConfig:
+    def make(name: str = "run", every: int = 3, **settings) -> WorkerConfig:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         return WorkerConfig(
             settings=TrainSettings(**{**TINY, **settings}),
+            checkpoint_every_steps=every,
             model=tiny_model,
             shards=shards,
             out=folder / "model",

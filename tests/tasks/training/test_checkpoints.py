@@ -5,13 +5,14 @@ import threading
 
 import pytest
 import torch
+from torch import nn
+
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from logitfuse.tasks.training.loading import make_optimizer
 from logitfuse.tasks.training.metrics import read_metrics
 from logitfuse.tasks.training.settings import TrainSettings
 from logitfuse.tasks.training.trainer import Stopped, Trainer
-from torch import nn
 
 
 class StopAfter(threading.Event):

@@ -9,14 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
 from logitfuse.storage.errors import WorkFailed
 from logitfuse.tasks.training.children import processes_with
 from logitfuse.tasks.training.launch import Hosts, accelerate_settings, launch_command, run_training
 from logitfuse.tasks.training.metrics import read_metrics
 from logitfuse.tasks.training.parent import PARENT, identity
 from logitfuse.tasks.training.trainer import Trainer
-from safetensors.torch import load_file
-from torch.testing import assert_close
 
 SLOW = {"epochs": 40, "max_steps": 12, "tokens_per_step": 800, "micro_batch_tokens": 24}  # a step takes a moment
 
@@ -26,7 +27,7 @@ class Cancelled(Exception):
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
+def one_thread_in_children(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -61,10 +62,9 @@ def when_done(config, steps: int, act) -> threading.Thread:
 
 def test_killed_cancelled_and_resumed_is_undisturbed_to_the_bit(run):
     whole, broken = run("whole", **SLOW), run("broken", **SLOW)
+    Trainer(whole, threading.Event(), print).train()
     said: list[str] = []
     beats: list[float] = []
-    run_training(whole, device="cpu", log=said.append, heartbeat=lambda: beats.append(time.monotonic()))
-    assert any("step 12/12" in line for line in said) and len(beats) > 2
 
     thread = when_done(broken, 4, lambda: [os.kill(pid, signal.SIGKILL) for pid in workers()])
     with pytest.raises(WorkFailed):
@@ -86,7 +86,8 @@ def test_killed_cancelled_and_resumed_is_undisturbed_to_the_bit(run):
     saved = max(path.name for path in broken.checkpoints.glob("checkpoint-*"))
     assert saved == f"checkpoint-{len(read_metrics(broken.metrics)):08d}"  # asked to stop, it saved what was done
 
-    run_training(broken, device="cpu")
+    run_training(broken, device="cpu", log=said.append, heartbeat=lambda: beats.append(time.monotonic()))
+    assert any("step 12/12" in line for line in said) and len(beats) > 2
     assert steps_of(broken) == steps_of(whole)
     assert weights(broken) == weights(whole)
 
@@ -122,20 +123,34 @@ def test_a_refusal_is_told_in_its_own_words(run):
         run_training(config, device="cpu", log=lambda line: None)
 
 
+class CancelAfterSaving(list):
+    """A log that cancels the run at the first checkpoint."""
+
+    def append(self, line: str) -> None:
+        super().append(line)
+        if line.startswith("saved step"):
+            raise Cancelled
+
+
 @pytest.mark.parametrize("sharded", [False, True])
 def test_two_processes_train_the_same_model(run, sharded):
-    alone, together = run("alone", max_steps=6, epochs=2), run("together", max_steps=6, epochs=2)
+    settings = SLOW if sharded else {"max_steps": 6, "epochs": 2}  # slow enough to be cancelled on the way
+    alone, together = run("alone", **settings), run("together", **settings)
     Trainer(alone, threading.Event(), print).train()
     together = together.model_copy(update={"sharded": sharded})
+    if sharded:
+        with pytest.raises(Cancelled):
+            run_training(together, processes=2, device="cpu", log=CancelAfterSaving().append)
+        assert not training_processes() and not together.out.exists()
     run_training(together, processes=2, device="cpu")
     for line, same in zip(read_metrics(together.metrics), read_metrics(alone.metrics), strict=True):
         for name in ("loss", "clm_loss", "fusion_loss", "grad_norm"):
-            assert line[name] == pytest.approx(same[name], rel=1e-3)
+            assert line[name] == pytest.approx(same[name], rel=2e-3)
         assert line["tokens"] == same["tokens"] and line["served_share"] == same["served_share"]
     left, right = load_file(alone.out / "model.safetensors"), load_file(together.out / "model.safetensors")
     assert left.keys() == right.keys()
     for name, tensor in left.items():
-        assert_close(tensor, right[name], rtol=0.02, atol=2e-3)
+        assert_close(tensor, right[name], rtol=0.02, atol=5e-3)
 
 
 def test_several_hosts_share_a_rendezvous():
@@ -145,7 +160,7 @@ def test_several_hosts_share_a_rendezvous():
     assert (settings["main_process_ip"], settings["main_process_port"]) == ("10.0.0.1", 29501)
     assert settings["distributed_type"] == "MULTI_GPU"
     command = launch_command(Path("a.yaml"), Path("c.json"), 4, True, hosts)
-    assert ["--node-rank", "1"] == command[command.index("--node-rank") :][:2]
+    assert command[command.index("--node-rank") :][:2] == ["--node-rank", "1"]
     assert accelerate_settings(1, False, None)["distributed_type"] == "NO"
 
 

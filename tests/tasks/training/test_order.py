@@ -1,9 +1,11 @@
 """Which sequences a step reads: every row once per epoch, the same for any number of processes."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from logitfuse.kernels.losses.fused import NO_LABEL
 from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMismatch
 from logitfuse.tasks.training import data
@@ -11,8 +13,6 @@ from logitfuse.tasks.training.batch import collate
 from logitfuse.tasks.training.data import FusedRows
 from logitfuse.tasks.training.plan import StepPlan, epoch_order
 from logitfuse.tasks.training.settings import TrainSettings
-
-import pyarrow.parquet as pq
 
 
 def settings_of(**changes) -> TrainSettings:

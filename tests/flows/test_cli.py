@@ -1,0 +1,61 @@
+"""The command line as a user meets it: what it prints and its exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import paper_models
+import pytest
+import yaml
+
+pytestmark = pytest.mark.models
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    content = paper_models.recipe_content(folder, folder / "models", documents=12)
+    (folder / "my.yaml").write_text(yaml.safe_dump(content))
+    return folder / "my.yaml"
+
+
+def logitfuse(recipe: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "logitfuse.flows.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=recipe.parent, timeout=300)
+
+
+def test_a_run_from_start_to_table_and_again(recipe: Path) -> None:
+    before = logitfuse(recipe, "status", "my.yaml", "--json")
+    assert before.returncode == 1 and {s["state"] for s in json.loads(before.stdout)} == {"missing", "waiting"}
+    first = logitfuse(recipe, "run", "my.yaml", "--plain")
+    assert first.returncode == 0, first.stdout + first.stderr
+    for word in ("capture/tiny-mpt/part-00001: done", "Held-out nats per byte", "tiny-llama", "fused", "mean"):
+        assert word in first.stdout
+    again = logitfuse(recipe, "run", "my.yaml", "--plain")
+    assert "prepare to evaluate: up to date" in again.stdout and "Held-out nats per byte" in again.stdout
+    after = logitfuse(recipe, "status", "my.yaml")
+    assert after.returncode == 0 and "capture" in after.stdout
+    redone = logitfuse(recipe, "stage", "fuse", "my.yaml", "--shards", "1", "--redo", "--plain")
+    assert "fuse/part-00001: done" in redone.stdout and "part-00000" not in redone.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nowhere.yaml"], ["nowhere.yaml", "no such file", "Shipped"]),
+        (["run", "my.yaml", "--set", "train.clm_weight=2"], ["train.clm_weight", "less than or equal to 1"]),
+        (["run", "my.yaml", "--set", "corpus.sauce=x"], ["corpus.sauce", "Did you mean 'source'"]),
+        (["run", "my.yaml", "--start-at", "fuze"], ["'fuze'", "Did you mean 'fuse'"]),
+        (["run", "my.yaml", "--start-at", "fuse", "--stop-after", "map"], ["comes after"]),
+        (["stage", "capture", "my.yaml", "--shards", "4-"], ["4-", "0-9"]),
+        (["stage", "capture", "my.yaml", "--source", "gpt5"], ["gpt5", "no such source"]),
+    ],
+)
+def test_mistakes_are_answered_in_plain_words(recipe: Path, arguments: list[str], words: list[str]) -> None:
+    answer = logitfuse(recipe, *arguments, "--plain") if arguments[0] != "status" else logitfuse(recipe, *arguments)
+    shown: Any = " ".join(answer.stderr.split())
+    assert answer.returncode == 2 and "Traceback" not in shown, shown
+    for word in words:
+        assert word in shown

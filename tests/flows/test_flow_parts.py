@@ -1,0 +1,102 @@
+"""The parts of the flows that need no Prefect server."""
+
+from typing import get_args
+
+import pytest
+from prefect.states import Failed
+
+from logitfuse.flows import artifacts
+from logitfuse.flows.artifacts import ProgressArtifact, artifact_key, table_rows
+from logitfuse.flows.pipeline import StageName
+from logitfuse.flows.prefect_settings import DEFAULTS, quiet_defaults
+from logitfuse.flows.stages import STAGE_FLOWS
+from logitfuse.flows.units import TASKS, may_pass, unit_name
+from logitfuse.storage.errors import BadInput, OutOfSpace, WorkFailed
+from logitfuse.storage.records import Record
+from logitfuse.tasks.engine import Outcome, State
+from logitfuse.tasks.stages import ORDER
+from logitfuse.tasks.unit import Unit
+
+
+def test_every_stage_has_a_flow_a_task_and_a_name_in_the_form() -> None:
+    assert list(STAGE_FLOWS) == list(TASKS) == list(get_args(StageName)) == ORDER
+    for stage, flow in STAGE_FLOWS.items():
+        assert flow.name == stage and flow.description
+
+
+def test_tasks_keep_nothing_in_prefect() -> None:
+    for task in TASKS.values():
+        assert task.persist_result is False and task.retries == 2
+        assert type(task.cache_policy).__name__ == "_None"
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (OSError("stale file handle"), True),
+        (ConnectionError("reset"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA out of memory"), True),
+        (WorkFailed("worker 3 was killed"), True),
+        (BadInput("k is too large"), False),
+        (OutOfSpace("the disk is full"), False),
+        (KeyError("column"), False),
+        (TypeError("no"), False),
+    ],
+    ids=repr,
+)
+def test_only_what_can_pass_is_tried_again(error: Exception, passes: bool) -> None:
+    assert may_pass(None, None, Failed(data=error)) is passes  # type: ignore[arg-type]
+
+
+def test_task_runs_are_named_after_their_unit() -> None:
+    assert unit_name({"stage": "capture", "source": "gemma", "shard": 3, "redo": False}) == "capture-gemma-00003"
+    assert unit_name({"stage": "train", "source": "fused", "shard": None}) == "train-fused"
+    assert unit_name({"stage": "fuse", "source": None, "shard": 0}) == "fuse-00000"
+
+
+def test_artifact_keys_are_as_prefect_wants_them() -> None:
+    assert artifact_key("My_Run.v2", "capture", "Gemma_3", 7) == "my-run-v2-capture-gemma-3-7"
+    assert artifact_key("run", "map", None) == "run-map"
+
+
+def outcome(state: State, counts: dict[str, object]) -> Outcome:
+    return Outcome(state, Record(stage="s", place="p", name="n", key="k", files=[], counts=counts), 0.5)
+
+
+def test_the_table_has_a_row_per_source() -> None:
+    outcomes = {
+        Unit("capture", "a", 0): outcome("done", {"chunks": 3, "nats": 1.5, "whole": True}),
+        Unit("capture", "a", 1): outcome("kept", {"chunks": 4, "dropped": {"x": 1}}),
+    }
+    rows = table_rows(outcomes, [Unit("capture", "b", 0)])
+    assert rows == [
+        {"source": "a", "done": 1, "kept": 1, "failed": 0, "seconds": 1.0, "chunks": 7},
+        {"source": "b", "done": 0, "kept": 0, "failed": 1, "seconds": 0.0},
+    ]
+
+
+def test_short_tasks_make_no_progress_artifact(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[float] = []
+    monkeypatch.setattr(ProgressArtifact, "_show", lambda self, percent: shown.append(percent))
+    bar = ProgressArtifact("key", "text")
+    bar(1, 10)
+    bar.close()
+    assert not shown
+    monkeypatch.setattr(artifacts, "SECONDS_BETWEEN_UPDATES", 0.0)
+    bar(5, 10)
+    bar(7, 0)
+    assert shown == [50.0]
+
+
+def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in DEFAULTS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DO_NOT_TRACK", "0")
+    quiet_defaults()
+    import os
+
+    assert os.environ["DO_NOT_TRACK"] == "0"
+    assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    for name in DEFAULTS:
+        monkeypatch.delenv(name, raising=False)
