@@ -1,5 +1,6 @@
 """Files and folders that are either there whole or not there at all (local disk)."""
 
+import glob
 import os
 import shutil
 import uuid
@@ -64,6 +65,13 @@ def write_exclusively(path: Path, data: bytes) -> bool:
     finally:
         with suppress(OSError):
             scratch.unlink(missing_ok=True)
+
+
+def remove_scratch(path: Path) -> None:
+    """Remove what a killed writer of `path` left beside it; only for who holds the lock on it."""
+    if path.parent.is_dir():
+        for left in path.parent.glob(f"{SCRATCH_PREFIX}*-{glob.escape(path.name)}"):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from logitfuse.storage.atomic import replacing, replacing_folder, write_exclusively
+from logitfuse.storage.atomic import remove_scratch, replacing, replacing_folder, write_exclusively
 
 
 class Store(Protocol):
@@ -27,6 +27,9 @@ class Store(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a small file if it is there."""
+
+    def clear_scratch(self, name: str) -> None:
+        """Remove what a killed writer of `name` left; only for who holds the lock on it."""
 
     def read(self, name: str) -> bytes:
         """Return a small file's bytes; raise FileNotFoundError."""
@@ -62,6 +65,9 @@ class LocalStore:
 
     def remove(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
+
+    def clear_scratch(self, name: str) -> None:
+        remove_scratch(self._path(name))
 
     def read(self, name: str) -> bytes:
         return self._path(name).read_bytes()

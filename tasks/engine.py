@@ -109,6 +109,8 @@ def perform(
 def _do(store: LocalStore, work: Work, progress: Progress) -> Outcome:
     started = time.time()
     name = f"{work.place}/{work.file_name}"
+    store.clear_scratch(name)
+    store.clear_scratch(work.record_path)
     store.remove(work.record_path)  # whatever stood there is not whole, or shall be made again
     try:
         if work.folder:

@@ -228,6 +228,13 @@ def test_composed_characters_end_where_their_parts_end() -> None:
     assert ends.tolist()[-2:] == [3, 4] and set(ends.tolist()[:-2]) <= {-1}
 
 
+@pytest.mark.parametrize(("text", "wanted"), [("\u0301\u0301\u0323x", {6, 7}), ("q\u0307\u0323x", {1, 5, 6})])
+def test_marks_that_change_places_end_together(text: str, wanted: set[int]) -> None:
+    tokenizer, vocabulary = built("byte-level, NFC")
+    _, ends = encode_text(tokenizer, vocabulary, text)
+    assert set(ends.tolist()) - {-1} == wanted
+
+
 def test_a_dummy_prefix_is_not_text() -> None:
     tokenizer, vocabulary = built("llama")
     assert vocabulary.dummy_prefix and not built("gemma")[1].dummy_prefix
