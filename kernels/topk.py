@@ -5,7 +5,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 RANK_CAP = 32  # nobody asks which of the unlikely tokens came 1,000th, and counting that far is a pass over all of V
 
 

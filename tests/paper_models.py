@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, MptConfig
 
 from logitfuse.tasks.packaged.tokenizers import tokenizer_folder
 
-WORDS = "the cat sat on a mat while 2023 dogs ran 1,000 miles through naïve Zürich cafés, said O'Neil: don't!".split()
+TEXT = "the cat sat on a mat while 2023 dogs ran 1,000 miles through naïve Zürich cafés, said O'Neil: don't!"
+WORDS = TEXT.split()
 HARD = [
     "日本語のテキスト",
     "👩‍👩‍👧 family",

@@ -150,7 +150,7 @@ def test_a_folder_that_is_no_run_is_left_alone(content: dict[str, Any]) -> None:
 def test_unknown_sources_and_shards_are_named(content: dict[str, Any]) -> None:
     run = Run(parse_recipe(content, "my.yaml"))
     do_prepare(run)
-    with pytest.raises(BadInput, match="no such source. Known: .*tiny-mpt"):
+    with pytest.raises(BadInput, match=r"no such source\. Known: .*tiny-mpt"):
         chosen_units(run, "capture", "tiny-mtp")
     with pytest.raises(BadInput, match="has shards 0-1"):
         chosen_units(run, "capture", None, (7, 9))
@@ -165,7 +165,7 @@ def test_recipes_that_cannot_be_read(tmp_path: Path) -> None:
             read_recipe(str(tmp_path / "bad.yaml"))
     with pytest.raises(BadInput, match="Did you mean 'paper'"):
         read_recipe("papr")
-    with pytest.raises(BadInput, match="field.field=value"):
+    with pytest.raises(BadInput, match=r"field\.field=value"):
         read_recipe("default", ["fuse.rule"])
 
 

@@ -4,6 +4,7 @@ Real Llama-2 and MPT tokenizers, random weights. The references use dense distri
 loops over characters; they share no code with the stages.
 """
 
+import itertools
 import json
 import unicodedata
 from collections import defaultdict
@@ -190,7 +191,7 @@ def stored(row: dict[str, Any]) -> list[dict[int, float]]:
     borders = np.concatenate([[0], np.cumsum(row["counts"], dtype=int)])
     return [
         {row["ids"][j]: float(np.exp(row["logprobs"][j])) for j in range(a, b)}
-        for a, b in zip(borders, borders[1:], strict=False)
+        for a, b in itertools.pairwise(borders)
     ]
 
 
