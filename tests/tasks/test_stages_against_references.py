@@ -190,8 +190,7 @@ def aligned_reference(run: Run, label: str) -> list[list[dict[int, float]]]:
 def stored(row: dict[str, Any]) -> list[dict[int, float]]:
     borders = np.concatenate([[0], np.cumsum(row["counts"], dtype=int)])
     return [
-        {row["ids"][j]: float(np.exp(row["logprobs"][j])) for j in range(a, b)}
-        for a, b in itertools.pairwise(borders)
+        {row["ids"][j]: float(np.exp(row["logprobs"][j])) for j in range(a, b)} for a, b in itertools.pairwise(borders)
     ]
 
 
