@@ -80,7 +80,7 @@ def work(run: Run, unit: Unit) -> Work:
         inputs=(*shards.values(), mapping),
         fingerprints={
             "target": [target.start_id, target.end_id],
-            "prefix": [source.dummy_prefix, target.dummy_prefix],
+            "prefix": [source.vocabulary.dummy_prefix, target.vocabulary.dummy_prefix],
         },
     )
 
@@ -93,7 +93,7 @@ class Aligner:
         self._map = vocabulary_map
         self._k = k
         self._match = ALIGNMENTS.get(strategy)
-        self._prefixes = (source.dummy_prefix, target.dummy_prefix)
+        self._prefixes = (source.vocabulary.dummy_prefix, target.vocabulary.dummy_prefix)
 
     def serving(
         self, source_bytes: NDArray[np.int64], first: int, target_bytes: NDArray[np.int64], target_first: int

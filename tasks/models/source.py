@@ -47,12 +47,6 @@ class Source:
         return self.vocabulary.roles.get("eos") if self.home.settings.end == "eos" else None
 
     @cached_property
-    def dummy_prefix(self) -> bool:
-        """Whether the tokenizer puts a space before each text (SentencePiece's dummy prefix), which is no text."""
-        first = self.tokenizer("a", add_special_tokens=False)["input_ids"][0]
-        return (self.vocabulary.texts[first] or b"").startswith(b" ")
-
-    @cached_property
     def config(self) -> dict[str, Any]:
         """The model's config.json; a multi-modal model's text part."""
         config = json.loads((self.home.folder / "config.json").read_text())

@@ -4,6 +4,7 @@ Only `tokenizers`-backed tokenizers are used: their whole behaviour is one JSON 
 """
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 # What stands before a piece that is tokenised as a continuation. The first that does not merge with it is used.
+_SWITCHES = threading.Lock()
+
 SENTINELS_BEFORE_SPACE = ("a", ".", "\n")
 SENTINELS = ("\n", "a", ".")
 
@@ -191,15 +194,19 @@ def _normalised(backend: "Tokenizer", kind: Kind) -> Callable[[str], str]:
 
 @contextmanager
 def _plain(backend: "Tokenizer") -> Iterator["Tokenizer"]:
-    """Switch off what would hide text: special tokens in it, truncation, padding, and spans without their spaces."""
-    backend.no_truncation()
-    backend.no_padding()
-    processor, special = backend.post_processor, backend.encode_special_tokens
-    backend.post_processor, backend.encode_special_tokens = None, True
-    try:
-        yield backend
-    finally:
-        backend.post_processor, backend.encode_special_tokens = processor, special
+    """Switch off what would hide text: special tokens in it, truncation, padding, and spans without their spaces.
+
+    Shards are encoded in several threads by one tokenizer, so the switches are held by one thread at a time.
+    """
+    with _SWITCHES:
+        backend.no_truncation()
+        backend.no_padding()
+        processor, special = backend.post_processor, backend.encode_special_tokens
+        backend.post_processor, backend.encode_special_tokens = None, True
+        try:
+            yield backend
+        finally:
+            backend.post_processor, backend.encode_special_tokens = processor, special
 
 
 def _roles(tokenizer: PreTrainedTokenizerFast, model: Spec, ids: Mapping[str, int]) -> dict[str, int]:

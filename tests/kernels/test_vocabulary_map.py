@@ -157,6 +157,11 @@ def test_mined_compares_characters_not_their_spelling() -> None:
     assert found.distance.tolist() == [1, -1, 1, 1]
 
 
+def test_byte_tokens_are_no_candidates_by_distance() -> None:
+    target = VocabularyView([b"A", b"B"], byte_ids={0: 0x41})
+    assert targets_of(run("mined", VocabularyView([b"AB"]), target)) == [1]
+
+
 def test_a_piece_that_cuts_a_character_goes_to_its_longest_prefix() -> None:
     source = VocabularyView([b" \xf0\x9f\x98", b"\xf0\x9f", b"\x80"])
     target = VocabularyView([b" ", b"\xf0", b" \xf0\x9f", b"x"], byte_ids={1: 0xF0})

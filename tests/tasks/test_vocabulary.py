@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from logitfuse.kernels.vocabulary_map import VOCABULARY_MAPS, How
 from logitfuse.storage.errors import ModelRefused
-from logitfuse.tasks.models.token_ends import tiled_ends
+from logitfuse.tasks.models.token_ends import certain_ends, tiled_ends
 from logitfuse.tasks.models.vocabulary import (
     Vocabulary,
     encode_behind_sentinel,
@@ -271,6 +271,25 @@ def test_added_tokens_stand_for_their_characters() -> None:
         assert vocabulary.texts[ids[pieces.index("\n\n")]] == b"\n\n"
 
 
+def test_added_tokens_are_not_spelled_in_the_byte_alphabet() -> None:
+    tokenizer = byte_level()
+    tokenizer.add_tokens([AddedToken("éa", normalized=False)])
+    vocabulary = read_vocabulary(tokenizer)
+    assert vocabulary.texts[vocabulary.pieces.index("éa")] == "éa".encode()
+    assert encode_text(tokenizer, vocabulary, "xéa")[1].tolist() == [1, 4]
+
+
+def test_an_unknown_token_has_no_end_where_marks_may_change_places() -> None:
+    def ends(text: str) -> list[int]:
+        spans = [(i, i + 1) for i in range(len(text))]
+        found = certain_ends(spans, [None] * len(text), text, lambda piece: unicodedata.normalize("NFC", piece))
+        return found.tolist()
+
+    assert ends("\u0301\u0323") == [-1, -1]
+    assert ends("\u0301\u0323x") == [-1, -1, 5]
+    assert ends("日\u0323x") == [-1, 5, 6]
+
+
 def test_truncation_padding_and_templates_do_not_touch_the_text() -> None:
     tokenizer = sentencepiece(LLAMA)
     vocabulary = read_vocabulary(tokenizer)
@@ -297,6 +316,7 @@ def test_tiling_is_refused_where_bytes_differ() -> None:
     assert ends([1, 0, 3], b"abc") == [0, 1, 3]
     assert ends([0, 3], b"abd") is None
     assert ends([0, 0, 3], b"abc") is None  # one byte more than the text, and it is no space
+    assert ends([1, 1, 0], b"a") is None  # one space may come before the text, not two
     assert ends([0, 2], b"a") is None
     assert ends([0], b"") is None
     assert ends([], b"a") is None
