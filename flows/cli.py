@@ -66,7 +66,7 @@ def trained_folder(current: Run) -> str:
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="prepare, encode, capture, map, align, fuse, train or evaluate.")],
+    name: Annotated[str, typer.Argument(help="prepare, encode, check, capture, map, align, fuse, train or evaluate.")],
     recipe: RecipeArgument,
     source: Annotated[str | None, typer.Option(help="Only this source, by its short name.")] = None,
     shards: Annotated[str | None, typer.Option(help="Only these shards: A-B, both included, or one number.")] = None,

@@ -13,7 +13,8 @@ from logitfuse.flows.stages import STAGE_FLOWS, saying_how_it_ended
 from logitfuse.tasks.execute import is_up_to_date
 from logitfuse.tasks.recipe import Recipe
 
-StageName = Literal["prepare", "encode", "capture", "map", "align", "fuse", "train", "evaluate"]  # as ORDER; tested
+# As ORDER, which a test holds: a form's drop-down needs them written out.
+StageName = Literal["prepare", "encode", "check", "capture", "map", "align", "fuse", "train", "evaluate"]
 
 
 @flow(name="pipeline", flow_run_name="pipeline-{recipe.name}")

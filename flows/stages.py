@@ -58,6 +58,19 @@ def encode_flow(recipe: Recipe, source: str | None = None, shards: str | None = 
     return run_stage("encode", recipe, source, shards, redo)
 
 
+@flow(name="check", flow_run_name="check-{recipe.name}")
+@saying_how_it_ended
+def check_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
+    """Check that every source model is sound and read as it was trained, before hours are spent on it.
+
+    Args:
+        recipe: Everything that defines the run.
+        source: Only this model, by its short name.
+        redo: Make again what is there already.
+    """
+    return run_stage("check", recipe, source, redo=redo)
+
+
 @flow(name="capture", flow_run_name="capture-{recipe.name}")
 @saying_how_it_ended
 def capture_flow(recipe: Recipe, source: str | None = None, shards: str | None = None, redo: bool = False) -> str:
@@ -141,6 +154,7 @@ def evaluate_flow(recipe: Recipe, source: str | None = None, redo: bool = False)
 STAGE_FLOWS: dict[str, Flow[..., Any]] = {
     "prepare": prepare_flow,
     "encode": encode_flow,
+    "check": check_flow,
     "capture": capture_flow,
     "map": map_flow,
     "align": align_flow,

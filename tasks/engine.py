@@ -45,6 +45,7 @@ class Work:
     fingerprints: dict[str, Any] = field(default_factory=dict)
     shard: int | None = None
     folder: bool = False
+    suffix: str = ".parquet"
     after: Callable[[], None] | None = None  # clears up what is of no use once the result is published
 
     @property
@@ -54,7 +55,7 @@ class Work:
     @property
     def file_name(self) -> str:
         """Name of the shard, or of the folder."""
-        return f"{self.name}.{self.key}" + ("" if self.folder else ".parquet")
+        return f"{self.name}.{self.key}" + ("" if self.folder else self.suffix)
 
     @property
     def record_path(self) -> str:

@@ -16,7 +16,7 @@ from logitfuse.tasks.stages import ORDER
 from logitfuse.tasks.unit import Unit
 
 # These hold a model in memory or fill the machine on their own; the others may run several shards at once.
-ONE_AT_A_TIME = frozenset({"capture", "train", "evaluate"})
+ONE_AT_A_TIME = frozenset({"check", "capture", "train", "evaluate"})
 Say = Callable[[str], None]
 
 

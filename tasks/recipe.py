@@ -15,6 +15,7 @@ from logitfuse.storage.errors import BadInput
 from logitfuse.storage.settings import Settings
 from logitfuse.tasks.align import AlignSettings
 from logitfuse.tasks.capture import CaptureSettings
+from logitfuse.tasks.check import CheckSettings
 from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.evaluate import EvaluateSettings
 from logitfuse.tasks.fuse import FuseSettings
@@ -60,6 +61,7 @@ class Recipe(Settings):
         True, title="Target is a source", description="Also keep what the target itself predicted before training."
     )
     corpus: CorpusSettings = Field(CorpusSettings(), title="Corpus")
+    check: CheckSettings = Field(CheckSettings(), title="Check")
     capture: CaptureSettings = Field(CaptureSettings(), title="Capture")
     map: MapSettings = Field(MapSettings(), title="Vocabulary map")
     align: AlignSettings = Field(AlignSettings(), title="Align")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, cast
 
-from logitfuse.tasks import align, capture, encode, evaluate, fuse, train, vocabulary_map
+from logitfuse.tasks import align, capture, check, encode, evaluate, fuse, train, vocabulary_map
 
 if TYPE_CHECKING:
     from logitfuse.tasks.engine import Work
@@ -22,6 +22,7 @@ class Stage(Protocol):
 
 STAGES: dict[str, Stage] = {
     "encode": cast(Stage, encode),
+    "check": cast(Stage, check),
     "capture": cast(Stage, capture),
     "map": cast(Stage, vocabulary_map),
     "align": cast(Stage, align),

@@ -80,6 +80,7 @@ def recipe_content(folder: Path, models: Path, documents: int = 20) -> dict:
             "held_out_share": 0.2,
             "near_duplicate_overlap": None,
         },
+        "check": {"nats_per_byte": None},  # random weights predict nothing
         "capture": {"k": 4, "tokens_per_batch": 256, "window_chunks": 8, "head_positions": 32},
         "train": {
             "learning_rate": 0.001, "dtype": "fp32", "sequence_length": 256, "tokens_per_step": 512,

@@ -37,7 +37,7 @@ def flow_runs() -> list[FlowRun]:
 
 def test_pipeline_does_what_is_missing_and_nothing_else(tiny_recipe: MakeRecipe) -> None:
     recipe = tiny_recipe()
-    assert pipeline(recipe).startswith("ran prepare, encode, capture, map, align, fuse, train, evaluate")
+    assert pipeline(recipe).startswith("ran prepare, encode, check, capture, map, align, fuse, train, evaluate")
     run = Run(recipe)
     assert is_up_to_date(run)
     assert run.record(Unit("train", "fused")).counts

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from logitfuse.kernels.vocabulary_map import VOCABULARY_MAPS, How
 from logitfuse.storage.errors import ModelRefused
@@ -51,7 +52,7 @@ def wrapped(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def trained(model: object, trainer: object, normalizer: object = None, before: object = None) -> Tokenizer:
+def trained(model: Any, trainer: Any, normalizer: Any = None, before: Any = None) -> Tokenizer:
     tokenizer = Tokenizer(model)
     if normalizer is not None:
         tokenizer.normalizer = normalizer
@@ -61,7 +62,7 @@ def trained(model: object, trainer: object, normalizer: object = None, before: o
     return tokenizer
 
 
-def byte_level(normalizer: object = None, *, add_prefix_space: bool = False) -> PreTrainedTokenizerFast:
+def byte_level(normalizer: Any = None, *, add_prefix_space: bool = False) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=330, show_progress=False, special_tokens=["<|end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -73,7 +74,7 @@ def byte_level(normalizer: object = None, *, add_prefix_space: bool = False) -> 
     return wrapped(tokenizer, bos_token="<|end|>", eos_token="<|end|>")
 
 
-def sentencepiece(normalizer: object, before: object = None) -> PreTrainedTokenizerFast:
+def sentencepiece(normalizer: Any, before: Any = None) -> PreTrainedTokenizerFast:
     """A BPE of SentencePiece's kind; bytes stand in for characters it does not know."""
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=370, show_progress=False, special_tokens=["<unk>", "<s>", "</s>"])
@@ -471,7 +472,7 @@ def packaged(name: str) -> tuple[PreTrainedTokenizerFast, Vocabulary]:
 @pytest.mark.parametrize("name", PACKAGED)
 def test_real_tokenizers_tile_real_text(name: str) -> None:
     tokenizer, vocabulary = packaged(name)
-    texts = [*HARD, Path(__file__).read_text(), Path(unicodedata.__file__ or __file__).name]
+    texts = [*HARD, Path(__file__).read_text()]
     results = encode_texts(tokenizer, vocabulary, texts)
     for text, (ids, ends) in zip(texts, results, strict=True):
         wanted = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
@@ -493,7 +494,7 @@ def test_real_vocabularies_are_the_ones_they_claim() -> None:
     assert {n for n in PACKAGED if packaged(n)[1].kind == "sentencepiece"} == {"llama-2", "gemma3-270m"}
     gemma = packaged("gemma3-270m")[1]
     assert gemma.texts[gemma.pieces.index("\n\n")] == b"\n\n" and gemma.texts[gemma.pieces.index("▁▁")] == b"  "
-    assert {packaged(n)[1].fingerprint for n in PACKAGED if n not in ("mpt", "gpt-neox")}.__len__() == 6
+    assert len({packaged(n)[1].fingerprint for n in PACKAGED if n != "gpt-neox"}) == len(PACKAGED) - 1
 
 
 @pytest.mark.models
@@ -532,7 +533,7 @@ def test_first_piece_of_a_real_vocabulary_onto_itself_is_the_identity(name: str)
     view = vocabulary_view(vocabulary, vocabulary.size)
     found = VOCABULARY_MAPS.get("first_piece")(view, view, map_context(tokenizer, vocabulary))
     assert (np.diff(found.offsets) == 1).all()
-    moved = np.flatnonzero(found.target_ids != np.arange(vocabulary.size))
+    moved = np.flatnonzero(found.target_ids != np.arange(vocabulary.size)).tolist()
     assert all(view.texts[i] == view.texts[found.target_ids[i]] for i in moved) and len(moved) < 50
 
 
@@ -540,4 +541,4 @@ def test_first_piece_of_a_real_vocabulary_onto_itself_is_the_identity(name: str)
 def test_fingerprints_survive_saving(tmp_path: Path) -> None:
     tokenizer, vocabulary = packaged("llama-2")
     tokenizer.save_pretrained(tmp_path)
-    assert read_vocabulary(AutoTokenizer.from_pretrained(tmp_path)).fingerprint == vocabulary.fingerprint
+    assert read_vocabulary(load_tokenizer(tmp_path)).fingerprint == vocabulary.fingerprint
