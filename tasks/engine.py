@@ -23,7 +23,8 @@ from logitfuse.storage.settings import Settings, changed_settings
 from logitfuse.storage.shards import stored_file
 from logitfuse.storage.store import LocalStore
 
-Counts = dict[str, Any]
+Counts = dict[str, Any]  # what was counted; an entry MADE holds what may differ from run to run, such as times
+MADE = "made"
 Progress = Callable[[int, int], None]  # (done, total), in whatever the stage counts
 State = Literal["kept", "done"]
 
@@ -149,7 +150,7 @@ def make_record(work: Work, files: list[StoredFile], counts: Counts, started: fl
         settings=changed_settings(work.settings) if work.settings else {},
         inputs=[record.checksum for record in work.inputs],
         fingerprints=work.fingerprints,
-        counts=counts,
+        counts={name: value for name, value in counts.items() if name != MADE},
         made={
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -157,6 +158,7 @@ def make_record(work: Work, files: list[StoredFile], counts: Counts, started: fl
             "seconds": round(seconds, 3),
             "python": platform.python_version(),
             "versions": _versions(),
+            **counts.get(MADE, {}),
         },
     )
 

@@ -16,7 +16,7 @@ from logitfuse.storage.schemas import EVALUATE
 from logitfuse.storage.settings import Settings
 from logitfuse.storage.shards import Rows, read_batches, verified_path, writing_rows
 from logitfuse.tasks.capture import plan_batches
-from logitfuse.tasks.engine import Counts, Progress, Work
+from logitfuse.tasks.engine import MADE, Counts, Progress, Work
 from logitfuse.tasks.models.causal import padded
 from logitfuse.tasks.models.home import ModelHome
 from logitfuse.tasks.models.vocabulary import encode_texts
@@ -136,6 +136,7 @@ def evaluate_model(
     passages = [(inputs[: source.context], labels[: source.context]) for inputs, labels in passages]
     nats: list[np.ndarray] = [np.zeros(0, np.float32) for _ in rows]
     total, done = sum(len(inputs) for inputs, _ in passages), 0
+    computed = model.clock.seconds
     for batch in plan_batches([len(inputs) for inputs, _ in passages], settings.tokens_per_batch):
         for i, scored in zip(batch, score_batch(model, [passages[i] for i in batch], settings), strict=True):
             nats[i] = scored
@@ -148,7 +149,9 @@ def evaluate_model(
             scored_ends = ends[first : first + len(chunk_nats)]
             size = len(row.pop("text").encode())
             add({**row, "bytes": size, "begin": begin, "ends": scored_ends, "nats": chunk_nats})
-    return {"chunks": len(rows), "tokens": total, "nats": float(sum(n.sum(dtype=np.float64) for n in nats))}
+    counts: Counts = {"chunks": len(rows), "tokens": total}
+    counts["nats"] = float(sum(n.sum(dtype=np.float64) for n in nats))
+    return counts | {MADE: {"model_seconds": round(model.clock.seconds - computed, 3)}}
 
 
 def score_batch(

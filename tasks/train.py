@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from logitfuse.storage.shards import verified_path
-from logitfuse.tasks.engine import Counts, Progress, Work
+from logitfuse.tasks.engine import MADE, Counts, Progress, Work
 from logitfuse.tasks.training.config import FusedShard, WorkerConfig
 from logitfuse.tasks.training.launch import run_training
 from logitfuse.tasks.training.metrics import read_metrics
@@ -88,9 +88,10 @@ def _train(run: Run, described: Work, shards: tuple[Record, ...], card: str, pat
             progress(lines[-1]["step"], lines[-1]["steps"])
 
     run_training(config, processes=execution.processes, device=execution.device, log=LOG.info, heartbeat=report)
-    last = read_metrics(config.metrics)[-1]
-    tokens = sum(line["tokens"] for line in read_metrics(config.metrics))
-    return {"steps": last["step"], "tokens": tokens, "served_share": last["served_share"]}
+    lines = read_metrics(config.metrics)
+    tokens = sum(line["tokens"] for line in lines)
+    seconds = sum(line["tokens"] / line["tokens_per_s"] for line in lines)
+    return {"steps": lines[-1]["step"], "tokens": tokens, MADE: {"model_seconds": round(seconds, 3)}}
 
 
 def _remove_checkpoints(run: Run, described: Work) -> None:

@@ -3,7 +3,10 @@
 legend: B sequences, T positions, H hidden size, N selected positions, V vocabulary
 """
 
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,20 @@ from logitfuse.tasks.models.body import logit_transform, probe, run_body
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
+@dataclass
+class Clock:
+    """Seconds a model has computed, to tell what a stage costs beside it."""
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the time of the block; on a GPU that of its launches only, which wait for nothing."""
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
+
+
 @dataclass(frozen=True)
 class CausalModel:
     """A loaded model, split into body and head, so that logits need never exist for more than a few positions."""
@@ -26,6 +43,7 @@ class CausalModel:
     model: PreTrainedModel
     head: Head
     needs_mask: bool  # padding on the right must be masked, because this architecture is not blind to it
+    clock: Clock = field(default_factory=Clock, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -35,12 +53,14 @@ class CausalModel:
     def hidden(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Return the last hidden states [B, T, H] of sequences padded on the right."""
         mask = mask_BT.to(self.device) if self.needs_mask else None
-        return run_body(self.model, ids_BT.to(self.device), mask)
+        with self.clock.running():
+            return run_body(self.model, ids_BT.to(self.device), mask)
 
     @torch.inference_mode()
     def topk(self, hidden_NH: Tensor, gold_N: Tensor, k: int) -> TopK:
         """Return what is kept of N positions; their logits exist all at once."""
-        return self.head.topk(hidden_NH, gold_N, k)
+        with self.clock.running():
+            return self.head.topk(hidden_NH, gold_N, k)
 
 
 def load_causal_model(folder: Path, dtype: str, device: str) -> CausalModel:
