@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,10 +120,26 @@ def _open(recipe: str, overrides: list[str] | None) -> Run:
     from logitfuse.tasks.recipe import read_recipe
     from logitfuse.tasks.run import Run
 
+    # This command shows its own progress; Prefect's console lines would tear it apart. Its API gets them all.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     current = Run(read_recipe(recipe, overrides or ()))
     check_run(current)
+    _show_terms(current)
     claim_folder(current.recipe)
     return current
+
+
+def _show_terms(current: Run) -> None:
+    """Show the licences of packaged models, once for each run folder."""
+    from logitfuse.tasks.models.home import PACKAGE_PREFIX
+    from logitfuse.tasks.packaged.models import licence_notice
+
+    if current.recipe.folder.exists():
+        return
+    for settings in (current.recipe.target, *current.recipe.sources):
+        if settings.model.startswith(PACKAGE_PREFIX):
+            notice = licence_notice(settings.model.removeprefix(PACKAGE_PREFIX))
+            console.print(Text(notice, style="dim"), soft_wrap=True)
 
 
 def _known_stage(name: str) -> str:
