@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, cast
 
-from logitfuse.tasks import align, capture, check, encode, evaluate, fuse, train, vocabulary_map
+from logitfuse.tasks import align, capture, check, encode, evaluate, fuse, report, train, vocabulary_map
 
 if TYPE_CHECKING:
     from logitfuse.tasks.engine import Work
@@ -29,5 +29,6 @@ STAGES: dict[str, Stage] = {
     "fuse": cast(Stage, fuse),
     "train": cast(Stage, train),
     "evaluate": cast(Stage, evaluate),
+    "report": cast(Stage, report),
 }
 ORDER = ["prepare", *STAGES]

@@ -66,6 +66,7 @@ def work(run: Run, unit: Unit) -> Work:
 
 def _train(run: Run, described: Work, shards: tuple[Record, ...], card: str, path: Path, progress: Progress) -> Counts:
     assert isinstance(described.settings, TrainSettings)
+    run.unload()  # the last source's weights would take the memory that training needs
     execution = run.recipe.execution
     config = WorkerConfig(
         settings=described.settings,
