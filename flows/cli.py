@@ -39,7 +39,7 @@ def run(
     recipe: RecipeArgument,
     overrides: SetOption = None,
     start_at: Annotated[str, typer.Option(help="First stage to look at.")] = "prepare",
-    stop_after: Annotated[str, typer.Option(help="Last stage to run.")] = "evaluate",
+    stop_after: Annotated[str, typer.Option(help="Last stage to run.")] = "report",
     plain: PlainOption = False,
 ) -> None:
     """Run all stages of a recipe; what is done already is kept.
@@ -47,14 +47,17 @@ def run(
     Example: logitfuse run demo --set fuse.rule=avg_ce
     """
     from logitfuse.flows.execute import run_stages
+    from logitfuse.tasks.report import report_page
     from logitfuse.tasks.results import results
 
     current = _open(recipe, overrides)
     with bars() as shown:
         run_stages(current, _known_stage(start_at), _known_stage(stop_after), shown, plain=plain)
-    if stop_after == "evaluate":
+    if stop_after in ("evaluate", "report"):
         console.print(results_table(results(current)))
-        console.print(f"The fused model: {trained_folder(current)}")
+        console.print(f"The fused model: {trained_folder(current)}", soft_wrap=True)
+    if stop_after == "report":
+        console.print(f"The report: {report_page(current)}", soft_wrap=True)
 
 
 def trained_folder(current: Run) -> str:
@@ -67,7 +70,7 @@ def trained_folder(current: Run) -> str:
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="prepare, encode, check, capture, map, align, fuse, train or evaluate.")],
+    name: Annotated[str, typer.Argument(help="prepare, encode, check, capture, map, align, fuse, train, …")],
     recipe: RecipeArgument,
     source: Annotated[str | None, typer.Option(help="Only this source, by its short name.")] = None,
     shards: Annotated[str | None, typer.Option(help="Only these shards: A-B, both included, or one number.")] = None,

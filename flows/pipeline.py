@@ -14,12 +14,12 @@ from logitfuse.tasks.execute import is_up_to_date
 from logitfuse.tasks.recipe import Recipe
 
 # As ORDER, which a test holds: a form's drop-down needs them written out.
-StageName = Literal["prepare", "encode", "check", "capture", "map", "align", "fuse", "train", "evaluate"]
+StageName = Literal["prepare", "encode", "check", "capture", "map", "align", "fuse", "train", "evaluate", "report"]
 
 
 @flow(name="pipeline", flow_run_name="pipeline-{recipe.name}")
 @saying_how_it_ended
-def pipeline(recipe: Recipe, start_at: StageName = "prepare", stop_after: StageName = "evaluate") -> str:
+def pipeline(recipe: Recipe, start_at: StageName = "prepare", stop_after: StageName = "report") -> str:
     """Run all stages in order, from corpus to evaluated model; what is up to date is not started.
 
     Args:

@@ -151,6 +151,18 @@ def evaluate_flow(recipe: Recipe, source: str | None = None, redo: bool = False)
     return run_stage("evaluate", recipe, source, redo=redo)
 
 
+@flow(name="report", flow_run_name="report-{recipe.name}")
+@saying_how_it_ended
+def report_flow(recipe: Recipe, redo: bool = False) -> str:
+    """Write the run's report: what was gained, who won where, what it cost; as JSON and as a page.
+
+    Args:
+        recipe: Everything that defines the run.
+        redo: Make again what is there already.
+    """
+    return run_stage("report", recipe, redo=redo)
+
+
 STAGE_FLOWS: dict[str, Flow[..., Any]] = {
     "prepare": prepare_flow,
     "encode": encode_flow,
@@ -161,4 +173,5 @@ STAGE_FLOWS: dict[str, Flow[..., Any]] = {
     "fuse": fuse_flow,
     "train": train_flow,
     "evaluate": evaluate_flow,
+    "report": report_flow,
 }

@@ -34,7 +34,7 @@ def test_a_run_from_start_to_table_and_again(recipe: Path) -> None:
     for word in ("capture/tiny-mpt/part-00001: done", "Held-out nats per byte", "tiny-llama", "fused", "mean"):
         assert word in first.stdout
     again = logitfuse(recipe, "run", "my.yaml", "--plain")
-    assert "prepare to evaluate: up to date" in again.stdout and "Held-out nats per byte" in again.stdout
+    assert "prepare to report: up to date" in again.stdout and "Held-out nats per byte" in again.stdout
     after = logitfuse(recipe, "status", "my.yaml")
     assert after.returncode == 0 and "capture" in after.stdout
     redone = logitfuse(recipe, "stage", "fuse", "my.yaml", "--shards", "1", "--redo", "--plain")

@@ -37,7 +37,7 @@ def flow_runs() -> list[FlowRun]:
 
 def test_pipeline_does_what_is_missing_and_nothing_else(tiny_recipe: MakeRecipe) -> None:
     recipe = tiny_recipe()
-    assert pipeline(recipe).startswith("ran prepare, encode, check, capture, map, align, fuse, train, evaluate")
+    assert pipeline(recipe).startswith("ran prepare, encode, check, capture, map, align, fuse, train, evaluate, report")
     run = Run(recipe)
     assert is_up_to_date(run)
     assert run.record(Unit("train", "fused")).counts
@@ -45,7 +45,7 @@ def test_pipeline_does_what_is_missing_and_nothing_else(tiny_recipe: MakeRecipe)
 
     before = len(flow_runs())
     state = ended(pipeline, recipe)
-    assert state.message == "nothing to do: prepare to evaluate are up to date"
+    assert state.message == "nothing to do: prepare to report are up to date"
     assert ended(rebuild_fused, recipe).message == "nothing to do: prepare to fuse are up to date"
     assert len(flow_runs()) == before + 2, "what is up to date must not start a subflow"
     assert files == {path: path.stat().st_mtime_ns for path in recipe.folder.rglob("*") if path.is_file()}

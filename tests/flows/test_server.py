@@ -151,7 +151,8 @@ def test_every_deployment_stands_with_its_queue_and_working_folder(server: Serve
     assert queues == {
         "pipeline": "orchestrate", "prepare": "data", "encode": "data", "check": "capture", "capture": "capture",
         "map": "data",
-        "align": "data", "fuse": "data", "train": "train", "evaluate": "train", "rebuild-fused": "orchestrate",
+        "align": "data", "fuse": "data", "train": "train", "evaluate": "train", "report": "data",
+        "rebuild-fused": "orchestrate",
     }  # fmt: skip
     for deployment in found:
         assert deployment["enforce_parameter_schema"] is True and not deployment["pull_steps"]
@@ -187,7 +188,7 @@ def test_the_pipeline_runs_under_a_worker_and_a_second_run_does_nothing(
     parameters = {"recipe": recipe.model_dump(mode="json")}
     state = server.state_after(server.create_run("pipeline", parameters), 180)
     assert state["type"] == "COMPLETED", state["message"]
-    assert state["message"].startswith("ran prepare, encode, check, capture, map, align, fuse, train, evaluate")
+    assert state["message"].startswith("ran prepare, encode, check, capture, map, align, fuse, train, evaluate, report")
     here = recipe.model_copy(
         update={"execution": recipe.execution.model_copy(update={"folder": str(server.folder / "runs")})}
     )

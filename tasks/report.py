@@ -1,0 +1,78 @@
+"""Stage report: one page and one JSON file that say what a run gained, from what, and at which cost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from logitfuse.storage.atomic import replacing
+from logitfuse.tasks.engine import Counts, Progress, Work
+from logitfuse.tasks.unit import Unit
+
+if TYPE_CHECKING:
+    from logitfuse.tasks.run import Run
+
+READS = ["encode", "check", "capture", "map", "align", "fuse", "train", "evaluate"]
+FILES = ["report.json", "report.html"]
+
+
+def units(run: Run) -> list[Unit]:
+    """One report per run."""
+    return [Unit("report")]
+
+
+def work(run: Run, unit: Unit) -> Work:
+    """Describe the report; whatever changes in the run makes a new one."""
+    from logitfuse.tasks.reporting.facts import recipe_facts
+
+    records = [run.record(made) for stage in READS for made in run.units(stage)]
+
+    def compute(path: Path, progress: Progress) -> Counts:
+        return write_report(run, path)
+
+    described = Work(
+        stage="report",
+        place="report",
+        name="report",
+        compute=compute,
+        inputs=(*run.shards, *records),
+        fingerprints={"recipe": recipe_facts(run)},
+        folder=True,
+        after=lambda: _publish(run, described),
+    )
+    return described
+
+
+def write_report(run: Run, folder: Path) -> Counts:
+    """Write report.json and report.html into a folder."""
+    from logitfuse.tasks.reporting.facts import gather
+    from logitfuse.tasks.reporting.page import page  # drawing is slow to import, and most commands draw nothing
+
+    facts = gather(run, READS)
+    (folder / "report.json").write_text(
+        json.dumps(facts, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    (folder / "report.html").write_text(page(facts), encoding="utf-8")
+    return {"models": len({row["model"] for row in facts["results"]}), "warnings": len(facts["warnings"])}
+
+
+def report_page(run: Run) -> Path:
+    """Return the report.html of a run's folder, put there again if it is missing or another recipe's.
+
+    Raises `ShardMissing` before the stage is done.
+    """
+    run.record(Unit("report"))
+    _publish(run, run.work(Unit("report")))
+    return run.recipe.folder / "report.html"
+
+
+def _publish(run: Run, described: Work) -> None:
+    """Copy the report to where people look for it."""
+    for name in FILES:
+        made = run.store.local(f"{described.place}/{described.file_name}/{name}")
+        shown = run.recipe.folder / name
+        if not shown.is_file() or shown.read_bytes() != made.read_bytes():
+            with replacing(shown) as scratch:
+                shutil.copyfile(made, scratch)

@@ -1,0 +1,97 @@
+"""What a reader must know before believing the numbers: warnings, the gravest first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from logitfuse.tasks.reporting.comparison import in_percent, pick
+from logitfuse.tasks.results import MEAN
+
+FEW_DOCUMENTS = 30
+LITTLE_SERVED = 0.5
+LITTLE_MASS = 0.5
+MUCH_BEYOND_CONTEXT = 0.01
+
+
+def cautions(facts: dict[str, Any]) -> list[str]:
+    """Return the warnings of a report, in plain words."""
+    return [
+        *_compared(facts, "target", "the target as it came"),
+        *_compared(facts, "control", "the control, which saw the same text without the sources"),
+        *_worse_domains(facts),
+        *_fusion(facts),
+        *_alignment(facts),
+        *_few_documents(facts),
+    ]
+
+
+def _compared(facts: dict[str, Any], role: str, called: str) -> list[str]:
+    row = pick(facts["gains"], role=role, domain=MEAN)
+    if row is None:
+        return ["There is no control: what is due to the sources and what to more training on this text is not known."]
+    if row["verdict"] == "worse":
+        return [f"The fused model is worse than {called}: {interval_in_words(row)}."]
+    if row["verdict"] == "unclear":
+        return [f"The fused model cannot be told from {called}: {interval_in_words(row)}."]
+    return []
+
+
+def interval_in_words(row: dict[str, Any]) -> str:
+    """Say a gain with its interval: 'its loss is 2.1% lower (95% interval: 1.2% lower to 3.0% lower)'."""
+    if row["percent"] is None or row["percent"] != row["percent"]:
+        return "there is no held-out text to tell by"
+    return (
+        f"its loss is {_signed(row['percent'])} "
+        f"(95% interval: {_signed(row['percent_low'])} to {_signed(row['percent_high'])})"
+    )
+
+
+def _signed(percent: float) -> str:
+    return f"{in_percent(percent)} {'lower' if percent >= 0 else 'higher'}"
+
+
+def _worse_domains(facts: dict[str, Any]) -> list[str]:
+    found = []
+    for role, called in (("target", "the target as it came"), ("control", "the control")):
+        worse = [
+            g["domain"] for g in facts["gains"] if g["role"] == role and g["verdict"] == "worse" and g["domain"] != MEAN
+        ]
+        if worse:
+            found.append(f"It is worse than {called} on: {', '.join(worse)}.")
+    return found
+
+
+def _fusion(facts: dict[str, Any]) -> list[str]:
+    fusion = facts["fusion"]
+    found = [
+        f"{label} is never used: another source predicts every document better."
+        for label, share in fusion["weights"].items()
+        if share == 0 and len(fusion["weights"]) > 1
+    ]
+    if fusion["served_share"] < LITTLE_SERVED:
+        found.append(
+            f"Only {fusion['served_share']:.0%} of the positions have a fused prediction; the others learn from the "
+            "text alone."
+        )
+    return found
+
+
+def _alignment(facts: dict[str, Any]) -> list[str]:
+    found = []
+    for label, row in facts["alignment"].items():
+        if row["served_share"] < LITTLE_SERVED:
+            found.append(f"{label} serves only {row['served_share']:.0%} of the target's positions.")
+        if row["mass_kept"] < LITTLE_MASS:
+            found.append(f"{label} keeps only {row['mass_kept']:.0%} of its probability on the target's vocabulary.")
+        if row["beyond_context_share"] > MUCH_BEYOND_CONTEXT:
+            found.append(f"{row['beyond_context_share']:.0%} of the text is longer than {label} can read.")
+    return found
+
+
+def _few_documents(facts: dict[str, Any]) -> list[str]:
+    counts = {row["domain"]: row["documents"] for row in facts["results"]}
+    few = [f"{domain} ({n})" for domain, n in counts.items() if n < FEW_DOCUMENTS]
+    if not few:
+        return []
+    called = [name.replace(f"{MEAN} (", "all domains together (") for name in few]
+    return [f"Fewer than {FEW_DOCUMENTS} held-out documents, so take the intervals as rough: {', '.join(called)}."]

@@ -1,0 +1,62 @@
+"""How training went: each arm's losses, step by step, thinned for the page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from logitfuse.tasks.train import metrics_file
+from logitfuse.tasks.training.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from logitfuse.tasks.run import Run
+
+MOST_POINTS = 300
+CURVE = ("step", "tokens_seen", "clm_loss", "fusion_loss")
+
+
+def training_facts(run: Run) -> dict[str, dict[str, Any]]:
+    """Return per arm its steps, tokens, settings, loss over the last tenth of the steps, and its curve."""
+    found = {}
+    for unit in run.units("train"):
+        record = run.record(unit)
+        path = metrics_file(run, run.work(unit))  # beside the result: whoever copied only results has none
+        lines = read_metrics(path) if path.exists() else []
+        found[unit.needed_source] = {
+            "steps": record.counts["steps"],
+            "tokens": record.counts["tokens"],
+            "settings": record.settings,
+            "clm_loss": last_tenth(lines, "clm_loss"),
+            "fusion_loss": last_tenth(lines, "fusion_loss"),
+            "tokens_per_s": median([line["tokens_per_s"] for line in lines]),
+            "curve": thinned(lines),
+        }
+    return found
+
+
+def last_tenth(lines: list[dict[str, Any]], name: str) -> float | None:
+    """Return a loss over the last tenth of the steps, weighted by tokens; None where the arm does not have it."""
+    last = [line for line in lines[-max(len(lines) // 10, 1) :] if line.get(name) is not None and line["tokens"]]
+    tokens = sum(line["tokens"] for line in last)
+    return sum(line[name] * line["tokens"] for line in last) / tokens if tokens else None
+
+
+def thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return at most `MOST_POINTS` points, each the token-weighted mean of the steps up to it."""
+    size = -(-len(lines) // MOST_POINTS) or 1
+    points, seen = [], 0
+    for start in range(0, len(lines), size):
+        part = lines[start : start + size]
+        tokens = sum(line["tokens"] for line in part)
+        seen += tokens
+        point = {"step": part[-1]["step"], "tokens_seen": seen}
+        for name in ("clm_loss", "fusion_loss"):
+            known = [(line[name], line["tokens"]) for line in part if line.get(name) is not None]
+            weight = sum(w for _, w in known)
+            point[name] = sum(v * w for v, w in known) / weight if weight else None
+        points.append(point)
+    return points
+
+
+def median(values: list[float]) -> float | None:
+    """Return the median, None of nothing."""
+    return sorted(values)[len(values) // 2] if values else None

@@ -1,0 +1,126 @@
+"""The report as one HTML page that needs no network and no script."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from logitfuse.tasks.reporting.comparison import in_percent, pick
+from logitfuse.tasks.reporting.headline import gained, what
+from logitfuse.tasks.reporting.plots import curve_plot, gains_plot, levels_plot, models_of, shown_domain
+from logitfuse.tasks.results import MEAN
+
+MISSING = "–"
+
+
+def page(facts: dict[str, Any]) -> str:
+    """Return the page that shows a report's facts (see `facts.gather`); everything from them is escaped."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FunctionLoader(_template),
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(
+        {"percent": percent, "size": size, "duration": duration, "number": number, "domain": shown_domain, "gain": gain}
+    )
+    return environment.get_template("page.html.j2").render(
+        facts=facts,
+        what=what(facts),
+        gained=gained(facts),
+        tiles=tiles(facts),
+        models=models_of(facts["results"]),
+        table=result_table(facts),
+        plots={
+            "levels": Markup(levels_plot(facts)),
+            "gains": Markup(gains_plot(facts)),
+            "clm": Markup(curve_plot(facts, "clm_loss", "Loss on the text")),
+            "fusion": Markup(curve_plot(facts, "fusion_loss", "Loss against the fused predictions")),
+        },
+        costs=costs(facts["stages"]),
+        recipe=yaml.safe_dump(facts["recipe"], sort_keys=False, allow_unicode=True),
+    )
+
+
+def _template(name: str) -> str:
+    return files("logitfuse.tasks.reporting").joinpath(name).read_text(encoding="utf-8")
+
+
+def tiles(facts: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the few numbers at the top: value, what it is, and what to hold it against."""
+    found = []
+    for role, called in (("target", "than before"), ("control", "than the control")):
+        row = pick(facts["gains"], role=role, domain=MEAN)
+        if row is not None and row["percent"] is not None:
+            label = f"{'lower' if row['percent'] >= 0 else 'higher'} loss {called}"
+            note = f"95% interval {gain(row['percent_low'])} to {gain(row['percent_high'])}"
+            found.append({"value": in_percent(row["percent"]), "label": label, "note": note, "tone": row["verdict"]})
+    fusion = facts["fusion"]
+    note = f"of {fusion['positions']:,} positions, with {percent(fusion['mass_kept'])} of the mass"
+    found.append(
+        {"value": percent(fusion["served_share"]), "label": "had a fused prediction", "note": note, "tone": ""}
+    )
+    note = f"of work, {size(facts['bytes'])} on disk"
+    found.append({"value": duration(facts["seconds"]), "label": "from text to model", "note": note, "tone": ""})
+    return found
+
+
+def result_table(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row per domain, all text first, with one cell per model; the best of each row is marked."""
+    rows, models = facts["results"], models_of(facts["results"])
+    domains = sorted(dict.fromkeys(row["domain"] for row in rows), key=lambda domain: domain != MEAN)
+    found = []
+    for domain in domains:
+        cells = [pick(rows, domain=domain, model=m["model"], role=m["role"]) for m in models]
+        known = [cell["nats_per_byte"] for cell in cells if cell and cell["nats_per_byte"] is not None]
+        best = min(known, default=None)
+        marked = [{**(cell or {}), "best": bool(cell) and cell["nats_per_byte"] == best is not None} for cell in cells]
+        found.append({"domain": domain, "documents": cells[0]["documents"] if cells[0] else 0, "cells": marked})
+    return found
+
+
+def costs(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the stages with the share of the largest time and size, for their bars."""
+    seconds, sizes = (max((row[name] for row in stages), default=0) or 1 for name in ("seconds", "bytes"))
+    return [
+        {**row, "seconds_bar": 100 * row["seconds"] / seconds, "bytes_bar": 100 * row["bytes"] / sizes}
+        for row in stages
+    ]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a number, or a dash where there is none."""
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Write a share as a percentage; only nothing is 0% and only all is 100%."""
+    if value is None:
+        return MISSING
+    if 0 < value < 0.01 or 0.99 < value < 1:
+        return f"{100 * value:.1f}%"
+    return f"{100 * value:.0f}%"
+
+
+def gain(value: float | None) -> str:
+    """Write a gain with its sign, and a real minus."""
+    return MISSING if value is None else ("−" if value < 0 else "+") + in_percent(value)
+
+
+def size(count: float) -> str:
+    """Write bytes for people."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Write a time for people."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:,.1f} h"
