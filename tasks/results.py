@@ -35,7 +35,9 @@ class Result:
 
 
 @dataclass
-class _Document:
+class DocumentScores:
+    """One held-out document: nats of each model S, and the bytes that all of them score."""
+
     domain: str
     nats_S: np.ndarray
     bytes: int = 0
@@ -44,7 +46,7 @@ class _Document:
 def results(run: Run) -> list[Result]:
     """Return the results of all models of a run that were evaluated; raises `ShardMissing` before that."""
     models = contestants(run)
-    documents = list(_documents(run, models).values())
+    documents = list(documents_of(run, models).values())
     found = []
     domains = sorted({document.domain for document in documents})
     for s, model in enumerate(models):
@@ -54,7 +56,7 @@ def results(run: Run) -> list[Result]:
     return found
 
 
-def _interval(documents: list[_Document], s: int) -> Interval:
+def _interval(documents: list[DocumentScores], s: int) -> Interval:
     nats_D = np.array([document.nats_S[s] for document in documents], np.float64)
     bytes_D = np.array([document.bytes for document in documents], np.float64)
     return ratio_interval(nats_D, bytes_D)
@@ -64,12 +66,13 @@ def _result(model: Contestant, domain: str, found: Interval, documents: int) -> 
     return Result(model.label, model.role, domain, found.value, found.low, found.high, documents)
 
 
-def _documents(run: Run, models: list[Contestant]) -> dict[str, _Document]:
+def documents_of(run: Run, models: list[Contestant]) -> dict[str, DocumentScores]:
+    """Return each held-out document's nats per model, over bytes that all of them score, by document id."""
     files = {}
     for model in models:
         record = run.record(Unit("evaluate", model.label))
         files[model.label] = (verified_path(run.store, record), COLUMNS)
-    documents: dict[str, _Document] = defaultdict(lambda: _Document("", np.zeros(len(models))))
+    documents: dict[str, DocumentScores] = defaultdict(lambda: DocumentScores("", np.zeros(len(models))))
     for views, row in rows_together(files):
         first = next(iter(views.values()))
         document = documents[first.value("doc_id", row)]

@@ -1,4 +1,4 @@
-"""How the models of a run compare: their own numbers, and the fused model against each other one, document by document."""
+"""How the models of a run compare: each by itself, and the fused one against each other one by document."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from logitfuse.kernels.bootstrap import ratio_interval
 from logitfuse.tasks.evaluate import contestants
-from logitfuse.tasks.results import MEAN, _documents, results
+from logitfuse.tasks.results import MEAN, documents_of, results
 
 if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
@@ -29,7 +29,7 @@ def gain_rows(run: Run) -> list[dict[str, Any]]:
     both cancels: these intervals are much narrower than the distance of two separate ones.
     """
     models = contestants(run)
-    documents = list(_documents(run, models).values())
+    documents = list(documents_of(run, models).values())
     fused = next(s for s, model in enumerate(models) if model.role == "fused")
     rows = []
     for s, model in enumerate(models):

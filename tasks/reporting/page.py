@@ -15,6 +15,7 @@ from logitfuse.tasks.reporting.plots import curve_plot, gains_plot, levels_plot,
 from logitfuse.tasks.results import MEAN
 
 MISSING = "–"
+NO_CELL: dict[str, Any] = {"documents": 0, "nats_per_byte": None, "low": None, "high": None}
 
 
 def page(facts: dict[str, Any]) -> str:
@@ -24,7 +25,7 @@ def page(facts: dict[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
-        {"percent": percent, "size": size, "duration": duration, "number": number, "domain": shown_domain, "gain": gain}
+        {"percent": percent, "size": size, "duration": duration, "number": number, "domain": shown_domain}
     )
     return environment.get_template("page.html.j2").render(
         facts=facts,
@@ -55,7 +56,7 @@ def tiles(facts: dict[str, Any]) -> list[dict[str, str]]:
         row = pick(facts["gains"], role=role, domain=MEAN)
         if row is not None and row["percent"] is not None:
             label = f"{'lower' if row['percent'] >= 0 else 'higher'} loss {called}"
-            note = f"95% interval {gain(row['percent_low'])} to {gain(row['percent_high'])}"
+            note = f"95% interval {span(row['percent_low'], row['percent_high'])}"
             found.append({"value": in_percent(row["percent"]), "label": label, "note": note, "tone": row["verdict"]})
     fusion = facts["fusion"]
     note = f"of {fusion['positions']:,} positions, with {percent(fusion['mass_kept'])} of the mass"
@@ -73,11 +74,10 @@ def result_table(facts: dict[str, Any]) -> list[dict[str, Any]]:
     domains = sorted(dict.fromkeys(row["domain"] for row in rows), key=lambda domain: domain != MEAN)
     found = []
     for domain in domains:
-        cells = [pick(rows, domain=domain, model=m["model"], role=m["role"]) for m in models]
-        known = [cell["nats_per_byte"] for cell in cells if cell and cell["nats_per_byte"] is not None]
-        best = min(known, default=None)
-        marked = [{**(cell or {}), "best": bool(cell) and cell["nats_per_byte"] == best is not None} for cell in cells]
-        found.append({"domain": domain, "documents": cells[0]["documents"] if cells[0] else 0, "cells": marked})
+        cells = [pick(rows, domain=domain, model=m["model"], role=m["role"]) or NO_CELL for m in models]
+        best = min((c["nats_per_byte"] for c in cells if c["nats_per_byte"] is not None), default=None)
+        marked = [{**cell, "best": best is not None and cell["nats_per_byte"] == best} for cell in cells]
+        found.append({"domain": domain, "documents": max(c["documents"] for c in cells), "cells": marked})
     return found
 
 
@@ -104,9 +104,11 @@ def percent(value: float | None) -> str:
     return f"{100 * value:.0f}%"
 
 
-def gain(value: float | None) -> str:
-    """Write a gain with its sign, and a real minus."""
-    return MISSING if value is None else ("−" if value < 0 else "+") + in_percent(value)
+def span(low: float, high: float) -> str:
+    """Write the interval of a gain: as sizes where its direction is certain, with signs where it is not."""
+    if low * high > 0:
+        return " to ".join(in_percent(value) for value in sorted((low, high), key=abs))
+    return f"from {in_percent(low)} higher to {in_percent(high)} lower"
 
 
 def size(count: float) -> str:

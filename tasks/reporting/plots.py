@@ -41,9 +41,11 @@ def models_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def levels_plot(facts: dict[str, Any]) -> str:
     """Draw nats per byte of every model in every domain, with intervals."""
     rows, models = facts["results"], models_of(facts["results"])
+    if not rows:
+        return ""
     domains = list(dict.fromkeys(row["domain"] for row in rows))
     with drawing("levels"):
-        (axes,) = _rows_of(domains, _height(models))
+        figure, (axes,) = _rows_of(domains, _height(models))
         for at, model in enumerate(models):
             offset = (at - (len(models) - 1) / 2) * 0.72 / max(len(models), 1)
             for row in (r for r in rows if (r["model"], r["role"]) == (model["model"], model["role"])):
@@ -51,7 +53,7 @@ def levels_plot(facts: dict[str, Any]) -> str:
                 _interval(axes, domains.index(row["domain"]) + offset, row, "nats_per_byte", model, hollow)
         axes.set_xlabel("nats per byte, lower is better")
         best = "; ".join(f"{r['model']} {r['nats_per_byte']:.3f}" for r in rows if _drawn(r) and r["domain"] == MEAN)
-        return inline_svg(axes.figure, "levels", f"Held-out nats per byte of each model by domain. All text: {best}.")
+        return inline_svg(figure, "levels", f"Held-out nats per byte of each model by domain. All text: {best}.")
 
 
 def gains_plot(facts: dict[str, Any]) -> str:
@@ -60,9 +62,11 @@ def gains_plot(facts: dict[str, Any]) -> str:
     The two gains have a panel and a scale each: what the sources add to more training is often much the smaller one.
     """
     rows = [row for row in facts["gains"] if row["role"] in ("target", "control")]
+    if not rows:
+        return ""
     roles, domains = (list(dict.fromkeys(row[name] for row in rows)) for name in ("role", "domain"))
     with drawing("gains"):
-        panels = _rows_of(domains, _height(models_of(facts["results"])), len(roles))
+        figure, panels = _rows_of(domains, _height(models_of(facts["results"])), len(roles))
         for axes, role in zip(panels, roles, strict=True):
             axes.axvline(0, color=FAINT, linewidth=1.4)
             marker, _, colour = ROLES[role]
@@ -74,7 +78,7 @@ def gains_plot(facts: dict[str, Any]) -> str:
             axes.margins(x=0.12)
         said = "; ".join(f"{r['percent']:.2f}% against {r['role']}" for r in rows if _drawn(r) and r["domain"] == MEAN)
         alt = f"By how many percent the fused model's loss is lower, by domain. All text: {said}."
-        return inline_svg(panels[0].figure, "gains", alt)
+        return inline_svg(figure, "gains", alt)
 
 
 def _drawn(row: dict[str, Any]) -> bool:
@@ -85,7 +89,7 @@ def _height(models: list[dict[str, Any]]) -> float:
     return 0.16 * len(models) + 0.22
 
 
-def _rows_of(domains: list[str], inches: float, panels: int = 1) -> list[Axes]:
+def _rows_of(domains: list[str], inches: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(WIDTH, 0.75 + max(inches, 0.5) * len(domains)), layout="constrained")
     found = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
     for axes in found:
@@ -94,7 +98,7 @@ def _rows_of(domains: list[str], inches: float, panels: int = 1) -> list[Axes]:
         axes.grid(axis="y", visible=False)
         for at in range(0, len(domains), 2):
             axes.axhspan(at - 0.5, at + 0.5, color=FAINT, alpha=0.07, linewidth=0)
-    return found
+    return figure, found
 
 
 def _short(name: str) -> str:
@@ -124,7 +128,7 @@ def curve_plot(facts: dict[str, Any], loss: str, title: str) -> str:
             tokens, values = ([p[name] for p in arms[arm]] for name in ("tokens_seen", loss))
             marker = ROLES[arm][0] if len(values) <= 30 else ""
             # The control is broad, so that it is seen behind a fused model that does the same.
-            broad = {"linewidth": 5.0, "alpha": 0.55} if arm == "control" else {"linewidth": 1.8}
+            broad: dict[str, Any] = {"linewidth": 5.0, "alpha": 0.55} if arm == "control" else {"linewidth": 1.8}
             axes.plot(tokens, values, color=ROLES[arm][2], marker=marker, markersize=4.5, **broad)
         axes.set_xlabel("tokens seen")
         axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))

@@ -1,4 +1,4 @@
-"""Drawings as SVG that sits inside the page: its colours follow the reader's theme, and it needs nothing from outside."""
+"""Drawings as SVG inside the page: the colours follow the reader's theme, and nothing comes from outside."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ STYLE_NAMES = {
     INK: "--ink", FAINT: "--faint", LINE: "--line", TARGET: "--target", CONTROL: "--control", FUSED: "--fused",
     SOURCE: "--source", PAPER: "--card",
 }  # fmt: skip
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud, and takes the page's font
     "text.parse_math": False,  # names come from users; a dollar sign in one is a dollar sign
     "font.size": 12,
