@@ -126,6 +126,8 @@ def _open(recipe: str, overrides: list[str] | None) -> Run:
     # This command shows its own progress; Prefect's console lines would tear it apart. Its API gets them all.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     current = Run(read_recipe(recipe, overrides or ()))
+    if not current.recipe.folder.exists():
+        console.print("Checking the recipe, its models and its text; what is packaged is fetched once, to the cache.")
     check_run(current)
     _show_terms(current)
     claim_folder(current.recipe)
