@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,16 +112,21 @@ def capture_shard(
 ) -> Counts:
     """Run the source over one shard; return what was counted."""
     counts: Counts = {"chunks": 0, "positions": 0, "beyond_context": 0, "nats": 0.0}
-    total, computed = encoded.counts["tokens"], model.clock.seconds
+    total, done, computed = encoded.counts["tokens"], 0, model.clock.seconds
+
+    def advance(positions: int) -> None:
+        nonlocal done
+        done += positions
+        progress(min(done, total), total)
+
     with writing_rows(path, CAPTURE) as add:
         for window in _windows(passages, settings.window_chunks):
-            for passage, kept in zip(window, _capture_window(model, window, settings), strict=True):
+            for passage, kept in zip(window, _capture_window(model, window, settings, advance), strict=True):
                 add({**passage.identity, "first": passage.first, **kept})
                 counts["chunks"] += 1
                 counts["positions"] += len(passage.inputs)
                 counts["beyond_context"] += passage.beyond_context
                 counts["nats"] -= float(kept["gold_logprob"].sum(dtype=np.float64))
-                progress(min(counts["positions"], total), total)
     return counts | {MADE: {"model_seconds": round(model.clock.seconds - computed, 3)}}
 
 
@@ -152,12 +157,13 @@ def plan_batches(lengths: list[int], tokens_per_batch: int) -> list[list[int]]:
 
 
 def _capture_window(
-    model: CausalModel, window: list[Passage], settings: CaptureSettings
+    model: CausalModel, window: list[Passage], settings: CaptureSettings, advance: Callable[[int], None]
 ) -> list[dict[str, np.ndarray]]:
     kept: list[dict[str, np.ndarray]] = [_columns(_nothing(settings.k)) for _ in window]
     for batch in plan_batches([len(passage.inputs) for passage in window], settings.tokens_per_batch):
         for i, found in zip(batch, _capture_batch(model, [window[i] for i in batch], settings), strict=True):
             kept[i] = _columns(found)
+            advance(len(found.tail_T))
     return kept
 
 
