@@ -25,10 +25,6 @@ class OutOfSpace(LogitfuseError):
     """The file system cannot take what a stage is about to write."""
 
 
-class RunLocked(LogitfuseError):
-    """Another live process is doing the same work."""
-
-
 class ModelRefused(LogitfuseError):
     """A model or tokenizer cannot be used as it is."""
 

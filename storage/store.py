@@ -6,7 +6,7 @@ record may read the files. Nothing is ever half-written under its final name, an
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -16,10 +16,10 @@ from logitfuse.storage.atomic import remove_scratch, replacing, replacing_folder
 class Store(Protocol):
     """A folder of results; names are relative, with `/` between folders."""
 
-    def writing(self, name: str) -> "contextmanager[Path]":  # type: ignore[valid-type]
+    def writing(self, name: str) -> AbstractContextManager[Path]:
         """Yield a local scratch path; publish it whole under `name` if the block succeeds."""
 
-    def writing_folder(self, name: str) -> "contextmanager[Path]":  # type: ignore[valid-type]
+    def writing_folder(self, name: str) -> AbstractContextManager[Path]:
         """The same for a folder of files."""
 
     def create(self, name: str, data: bytes) -> bool:
