@@ -58,26 +58,28 @@ ENCODE = _schema(
 )
 CAPTURE = _schema(
     "capture",
-    1,
+    2,
     ("first", pa.int32()),
     ("ids", IDS),  # [P*k] likeliest tokens, best first, ties by lowest id
     ("logprobs", FLOATS),  # [P*k] of the full softmax
     ("tail", FLOATS),  # [P] mass outside the k kept tokens
-    ("gold_logprob", FLOATS),  # [P] of the token that really follows
+    ("gold_logprob", FLOATS),  # [P] of the token that really follows, NaN past the end of the text
     ("gold_rank", IDS),  # [P] 0 is the likeliest, 32 means that or later
+    ("logits", FLOATS),  # [P*k] of the kept tokens as fp16, for the published method; else empty
 )
 ALIGN = _schema(
     "align",
-    1,
+    2,
     ("source_position", IDS),  # [T] position of the source that serves each target position, -1 none
     ("counts", IDS),  # [T] support size, 0 where not served
     ("ids", IDS),  # target ids, best first
     ("logprobs", FLOATS),
     ("mass", FLOATS),  # [T] probability kept on target ids
+    ("logits", FLOATS),  # of `ids`, one-hot rows 1.0, for the published method; else empty
 )
 FUSE = _schema(
     "fuse",
-    1,
+    2,
     ("split", pa.string()),
     ("domain", pa.string()),
     ("inputs", IDS),  # [T] what the target reads, its start token first if it has one
@@ -86,8 +88,9 @@ FUSE = _schema(
     ("ids", IDS),
     ("logprobs", FLOATS),
     ("mass", FLOATS),  # [T]
-    ("weights", FLOATS),  # [S] how much each source counts in this document
-    ("scores", FLOATS),  # [S] nats per byte of each source on the document, NaN where it has none
+    ("winner", IDS),  # [T] the source that counts most at each position, -1 where none does
+    ("weights", FLOATS),  # [S] how much each source counts in this row, the mean over its positions
+    ("scores", FLOATS),  # [S] of each source on the document (nats per byte) or block, NaN where it has none
 )
 EVALUATE = _schema(
     "evaluate",

@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from logitfuse.kernels.losses.epilogue import ChunkTargets, losses_and_gradient_
 from logitfuse.kernels.losses.targets import SparseTargets, apply_residual
+from logitfuse.kernels.positions import NO_LABEL
 
-NO_LABEL = -100
 HEAD_BLOCK = 4096  # rows of the head whose 16-bit product exists at once before it is added in float32
 
 
