@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from logitfuse.kernels.topk import RANK_CAP, TopK, left_out, topk_logprobs
+from logitfuse.kernels.topk import RANK_CAP, TopK, left_out, published_topk, topk_logprobs
 
 CANDIDATES = 64
 # bfloat16 keeps 8 bits: rounding to nearest is off by at most 2^-9 of the value; twice that covers the float32 sum.
@@ -46,8 +46,16 @@ class Head:
             rest = ~proven_N
             exact = topk_logprobs(self.logits(hidden_NH[rest]), gold_N[rest], k)
             for whole, part in zip(found, exact, strict=True):
-                whole[rest] = part
+                if whole is not None and part is not None:
+                    whole[rest] = part
         return found
+
+    def published_topk(self, hidden_NH: Tensor, gold_N: Tensor, k: int) -> TopK:
+        """Return what the published code keeps: from logits as the model itself gives them, rounded to fp16."""
+        logits_NV = torch.nn.functional.linear(hidden_NH, self.weight_VH)
+        if self.bias_V is not None:
+            logits_NV = logits_NV + self.bias_V.to(logits_NV.dtype)
+        return published_topk(self._finish(logits_NV), gold_N, k)
 
     def _topk_of_candidates(self, hidden_NH: Tensor, gold_N: Tensor, k: int) -> tuple[TopK, Tensor]:
         rough_NV = self._rough(hidden_NH)

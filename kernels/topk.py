@@ -16,6 +16,7 @@ class TopK(NamedTuple):
     tail_T: Tensor  # float32, mass outside the K kept tokens
     gold_logprob_T: Tensor  # float32
     gold_rank_T: Tensor  # int32, 0 is the likeliest, equal values by lowest id; RANK_CAP means that or later
+    logits_TK: Tensor | None = None  # float32 holding fp16 values, where raw logits are asked for
 
 
 def topk_logprobs(logits_TV: Tensor, gold_T: Tensor, k: int) -> TopK:
@@ -35,6 +36,16 @@ def topk_logprobs(logits_TV: Tensor, gold_T: Tensor, k: int) -> TopK:
         gold_logit_T - lse_T,
         rank_of(logits_TV, gold_T, gold_logit_T),
     )
+
+
+def published_topk(logits_TV: Tensor, gold_T: Tensor, k: int) -> TopK:
+    """Keep what FuseLLM's published code keeps: everything is computed from logits rounded to fp16.
+
+    Rounded logits often tie; the lowest id wins (the published code leaves that to the GPU).
+    """
+    rounded_TV = logits_TV.half().float()
+    found = topk_logprobs(rounded_TV, gold_T, k)
+    return found._replace(logits_TK=rounded_TV.gather(1, found.ids_TK.long()))
 
 
 def stable_topk(logits_TV: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from logitfuse.kernels.positions import inputs_and_labels
+from logitfuse.kernels.positions import NO_LABEL, inputs_and_labels
 from logitfuse.kernels.sparse import to_half_precision
-from logitfuse.kernels.topk import TopK
+from logitfuse.kernels.topk import RANK_CAP, TopK
 from logitfuse.storage.errors import ModelRefused
 from logitfuse.storage.schemas import CAPTURE
 from logitfuse.storage.settings import Settings
@@ -45,6 +45,25 @@ class CaptureSettings(Settings):
     head_positions: int = Field(
         128, ge=1, title="Head chunk", description="Positions whose logits exist at the same time."
     )
+    raw_logits: bool = Field(
+        False,
+        title="Raw logits",
+        description="Round logits to fp16 and keep those of the top k too, as the published code does. Needed where "
+        "align keeps logits.",
+    )
+    past_end: bool = Field(
+        False,
+        title="Past the end",
+        description="Also keep what is predicted after a document's end token, which matters where documents are "
+        "packed into blocks (the published code).",
+    )
+    max_length: int | None = Field(
+        None,
+        ge=2,
+        title="Longest input",
+        description="Positions of a chunk that are captured, start and end tokens included; empty: as many as the "
+        "model's context holds.",
+    )
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,7 @@ def work(run: Run, unit: Unit) -> Work:
     settings = run.recipe.capture
 
     def compute(path: Path, progress: Progress) -> Counts:
-        passages = read_passages(verified_path(run.store, encoded), source)
+        passages = read_passages(verified_path(run.store, encoded), source, settings)
         return capture_shard(run.loaded(source), passages, encoded, settings, path, progress)
 
     return Work(
@@ -90,14 +109,17 @@ def work(run: Run, unit: Unit) -> Work:
     )
 
 
-def read_passages(encoded: Path, source: Source) -> Iterator[Passage]:
+def read_passages(encoded: Path, source: Source, settings: CaptureSettings) -> Iterator[Passage]:
     """Yield every chunk of a shard with the source's start and end tokens, cut to its context."""
+    longest = min(source.context, settings.max_length or source.context)
     for batch in read_batches(encoded, COLUMNS):
         rows = Rows(batch)
         for row in range(len(rows)):
             end = source.end_id if rows.value("last", row) else None
-            inputs, labels = inputs_and_labels(rows.values("ids", row), start=source.start_id, end=end)
-            kept = min(len(inputs), source.context)
+            inputs, labels = inputs_and_labels(
+                rows.values("ids", row), start=source.start_id, end=end, past_end=settings.past_end
+            )
+            kept = min(len(inputs), longest)
             first = 0 if source.start_id is not None else 1
             yield Passage(rows.identity(row), first, inputs[:kept], labels[:kept], len(inputs) - kept)
 
@@ -126,7 +148,7 @@ def capture_shard(
                 counts["chunks"] += 1
                 counts["positions"] += len(passage.inputs)
                 counts["beyond_context"] += passage.beyond_context
-                counts["nats"] -= float(kept["gold_logprob"].sum(dtype=np.float64))
+                counts["nats"] -= float(np.nansum(kept["gold_logprob"], dtype=np.float64))
     return counts | {MADE: {"model_seconds": round(model.clock.seconds - computed, 3)}}
 
 
@@ -174,18 +196,24 @@ def _capture_batch(model: CausalModel, batch: list[Passage], settings: CaptureSe
 
 
 def _capture_passage(model: CausalModel, hidden_PH: torch.Tensor, passage: Passage, settings: CaptureSettings) -> TopK:
-    gold_P = torch.from_numpy(passage.labels.astype(np.int64)).to(hidden_PH.device)
+    labels_P = torch.from_numpy(passage.labels.astype(np.int64)).to(hidden_PH.device)
+    gold_P = labels_P.clamp_min(0)  # past the end there is no gold token; what stands for it is wiped below
     parts = []
     for start in range(0, len(gold_P), settings.head_positions):
         chunk = slice(start, start + settings.head_positions)
-        part = model.topk(hidden_PH[chunk], gold_P[chunk], settings.k)
+        part = model.topk(hidden_PH[chunk], gold_P[chunk], settings.k, raw_logits=settings.raw_logits)
         if not bool(torch.isfinite(part.logprobs_TK).all() and torch.isfinite(part.gold_logprob_T).all()):
             raise ModelRefused(
                 f"document {passage.identity['doc_id']!r}, chunk {passage.identity['chunk']}: the model's logits are "
                 "not finite. Try dtype float32 for this source, or check its weights."
             )
         parts.append(part)
-    return TopK(*(torch.cat(columns).cpu() for columns in zip(*parts, strict=True)))
+    columns = zip(*parts, strict=True)
+    found = TopK(*(None if column[0] is None else torch.cat(column).cpu() for column in columns))
+    unlabelled_P = (labels_P == NO_LABEL).cpu()
+    found.gold_logprob_T[unlabelled_P] = torch.nan
+    found.gold_rank_T[unlabelled_P] = RANK_CAP
+    return found
 
 
 def _nothing(k: int) -> TopK:
@@ -194,7 +222,9 @@ def _nothing(k: int) -> TopK:
 
 
 def _columns(found: TopK) -> dict[str, np.ndarray]:
+    logits = np.zeros(0, np.float32) if found.logits_TK is None else found.logits_TK.numpy().ravel()
     return {
+        "logits": logits,
         "ids": found.ids_TK.numpy().ravel(),
         "logprobs": to_half_precision(found.logprobs_TK.numpy()).ravel(),
         "tail": found.tail_T.numpy(),

@@ -39,7 +39,7 @@ def do_unit(
 
 def do_prepare(run: Run, *, progress: Progress = silent, redo: bool = False) -> list[Outcome]:
     """Make the corpus's shards that are missing."""
-    outcomes = prepare_corpus(run.recipe.corpus, run.store, progress=progress, redo=redo)
+    outcomes = prepare_corpus(run.recipe.corpus, run.store, run.published_split, progress=progress, redo=redo)
     run.forget()
     return outcomes
 

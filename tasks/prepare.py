@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from logitfuse.tasks.corpus.held_out import HeldOutIndex
 from logitfuse.tasks.corpus.readers import read_documents
 from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.engine import Counts, Outcome, Progress, Work, make_record, perform, read_record, silent
+from logitfuse.tasks.published_split import PublishedSplit
 
 PLACE = "prepare"
 
@@ -51,9 +52,9 @@ class Portion:
         return self.digest.hexdigest()
 
 
-def prepared_shards(settings: CorpusSettings, store: LocalStore) -> list[Record]:
+def prepared_shards(settings: CorpusSettings, store: LocalStore, split: PublishedSplit | None = None) -> list[Record]:
     """Return the records of all prepared shards in order; raise `ShardMissing` if prepare must run first."""
-    listing = read_record(store, _listing_work(settings).record_path)
+    listing = read_record(store, _listing_work(settings, split).record_path)
     shards = [read_record(store, path) for path in listing.counts["shards"]] if listing else []
     if listing is None or any(shard is None for shard in shards):
         raise ShardMissing("the corpus is not prepared yet. Run: logitfuse stage prepare RECIPE")
@@ -61,27 +62,33 @@ def prepared_shards(settings: CorpusSettings, store: LocalStore) -> list[Record]
 
 
 def prepare_corpus(
-    settings: CorpusSettings, store: LocalStore, *, progress: Progress = silent, redo: bool = False
+    settings: CorpusSettings,
+    store: LocalStore,
+    split: PublishedSplit | None = None,
+    *,
+    progress: Progress = silent,
+    redo: bool = False,
 ) -> list[Outcome]:
     """Make all shards of the corpus that are missing; return what became of each.
 
-    Two passes: the held-out documents first, so that training documents which repeat them can be dropped.
+    Two passes: the held-out documents first, so that training documents which repeat them can be dropped. `split`
+    cuts documents as the published code does; its pieces are what counts as documents.
     """
     if not redo:
         try:
-            return [Outcome("kept", record) for record in prepared_shards(settings, store)]
+            return [Outcome("kept", record) for record in prepared_shards(settings, store, split)]
         except ShardMissing:
             pass
     started = time.time()
     held_out = _index_held_out(settings)
     outcomes: list[Outcome] = []
-    for shard, portion in enumerate(_portions(settings, store, held_out)):
-        work = _shard_work(settings, shard, portion)
+    for shard, portion in enumerate(_portions(settings, store, held_out, split)):
+        work = _shard_work(settings, shard, portion, split)
         outcomes.append(perform(store, work, redo=redo))
         progress(sum(outcome.record.counts["documents"] for outcome in outcomes), 0)
     if not any(outcome.record.counts["chunks"] for outcome in outcomes):
         raise BadInput(f"corpus {settings.source!r}: it holds no document. Give a corpus with text.")
-    _publish_listing(settings, store, [outcome.record for outcome in outcomes], started)
+    _publish_listing(_listing_work(settings, split), store, [outcome.record for outcome in outcomes], started)
     return outcomes
 
 
@@ -91,7 +98,7 @@ def _key_settings(settings: CorpusSettings) -> CorpusSettings:
     return settings.model_copy(update={name: getattr(default, name) for name in ("source", "format", "revision")})
 
 
-def _listing_work(settings: CorpusSettings) -> Work:
+def _listing_work(settings: CorpusSettings, split: PublishedSplit | None) -> Work:
     """The list of the corpus's shards, as a record without files, found by the corpus's fingerprint."""
     return Work(
         stage="corpus",
@@ -99,25 +106,28 @@ def _listing_work(settings: CorpusSettings) -> Work:
         name="corpus",
         compute=_never,
         settings=_key_settings(settings),
-        fingerprints={"corpus": corpus_fingerprint(settings)},
+        fingerprints={"corpus": corpus_fingerprint(settings), **_split_fingerprints(split)},
     )
+
+
+def _split_fingerprints(split: PublishedSplit | None) -> dict[str, Any]:
+    return {"split": list(split.fingerprints)} if split else {}
 
 
 def _never(path: Path, progress: Progress) -> Counts:
     raise AssertionError("the list of shards is published, not computed")
 
 
-def _publish_listing(settings: CorpusSettings, store: LocalStore, shards: list[Record], started: float) -> None:
-    work = _listing_work(settings)
+def _publish_listing(work: Work, store: LocalStore, shards: list[Record], started: float) -> None:
     counts = {"shards": [f"{record.place}/{record.file_name}" for record in shards]}
     record = make_record(work, [], counts, started, time.time() - started)
     store.remove(work.record_path)
     store.create(work.record_path, to_bytes(record))
 
 
-def _shard_work(settings: CorpusSettings, shard: int, portion: Portion) -> Work:
+def _shard_work(settings: CorpusSettings, shard: int, portion: Portion, split: PublishedSplit | None) -> Work:
     def compute(path: Path, progress: Progress) -> Counts:
-        return write_portion(portion, settings.max_chunk_bytes, path)
+        return write_portion(portion, None if split else settings.max_chunk_bytes, path)
 
     return Work(
         stage="prepare",
@@ -126,15 +136,20 @@ def _shard_work(settings: CorpusSettings, shard: int, portion: Portion) -> Work:
         shard=shard,
         compute=compute,
         settings=_key_settings(settings),
-        fingerprints={"documents": portion.content},
+        fingerprints={"documents": portion.content, **_split_fingerprints(split)},
     )
 
 
-def _portions(settings: CorpusSettings, store: LocalStore, held_out: HeldOutIndex) -> Iterator[Portion]:
+def _portions(
+    settings: CorpusSettings, store: LocalStore, held_out: HeldOutIndex, split: PublishedSplit | None
+) -> Iterator[Portion]:
     """Cut the stream of documents into shards, at the borders of standing shards where their content is unchanged."""
     borders = _standing_borders(settings, store)
     shard, portion = 0, Portion()
-    for document, dropped in _filtered(read_documents(settings), held_out):
+    for document, dropped in _filtered(read_documents(settings), held_out, split):
+        if split and portion.documents and portion.documents[-1][0].split != document.split:
+            yield portion  # the published code packs each split by itself, so many documents at a time
+            shard, portion = shard + 1, Portion()
         portion.add(document, dropped)
         size = len(portion.documents)
         standing = (shard, size, portion.content) in borders
@@ -150,9 +165,21 @@ def _index_held_out(settings: CorpusSettings) -> HeldOutIndex:
     return HeldOutIndex.build(documents, settings.near_duplicate_overlap)
 
 
-def _filtered(documents: Iterable[Document], held_out: HeldOutIndex) -> Iterator[tuple[Document, str]]:
+def _filtered(
+    documents: Iterable[Document], held_out: HeldOutIndex, split: PublishedSplit | None
+) -> Iterator[tuple[Document, str]]:
     for document in documents:
-        yield document, held_out.judge(document).reason or ""
+        reason = held_out.judge(document).reason or ""
+        for piece in [document] if reason or split is None else _pieces(document, split):
+            yield piece, reason
+
+
+def _pieces(document: Document, split: PublishedSplit) -> list[Document]:
+    """Return the published split's pieces as documents; one that is not cut keeps its name."""
+    texts = split(document.text)
+    if len(texts) == 1:
+        return [replace(document, text=texts[0])]
+    return [replace(document, doc_id=f"{document.doc_id}#{n}", text=text) for n, text in enumerate(texts)]
 
 
 def _standing_borders(settings: CorpusSettings, store: LocalStore) -> set[tuple[int, int, str]]:
@@ -168,7 +195,7 @@ def _standing_borders(settings: CorpusSettings, store: LocalStore) -> set[tuple[
     return borders
 
 
-def write_portion(portion: Portion, max_chunk_bytes: int, path: Path) -> Counts:
+def write_portion(portion: Portion, max_chunk_bytes: int | None, path: Path) -> Counts:
     """Write the kept documents of one shard, cut into chunks; return what was counted."""
     counts: Counts = {"documents_read": len(portion.documents), "documents": 0, "chunks": 0, "bytes": 0}
     dropped: Counter[str] = Counter()
@@ -189,9 +216,9 @@ def write_portion(portion: Portion, max_chunk_bytes: int, path: Path) -> Counts:
     return counts | {"dropped": dict(dropped), "splits": dict(splits), "domains": dict(domains)}
 
 
-def chunk_rows(document: Document, max_chunk_bytes: int) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one document; their texts joined give the document back."""
-    pieces = cut(document.text, max_chunk_bytes)
+def chunk_rows(document: Document, max_chunk_bytes: int | None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one document; their texts joined give the document back. None: one row, however long."""
+    pieces = [document.text] if max_chunk_bytes is None else cut(document.text, max_chunk_bytes)
     start = 0
     for number, text in enumerate(pieces):
         end = start + len(text.encode())

@@ -13,6 +13,7 @@ from logitfuse.tasks import prepare
 from logitfuse.tasks.engine import Work, find
 from logitfuse.tasks.models.causal import CausalModel, load_causal_model
 from logitfuse.tasks.models.source import Source, read_source
+from logitfuse.tasks.published_split import PublishedSplit, published_split
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.stages import STAGES
 from logitfuse.tasks.unit import Unit
@@ -52,7 +53,14 @@ class Run:
     @cached_property
     def shards(self) -> list[Record]:
         """Records of the prepared shards, in order; raises `ShardMissing` before prepare has run."""
-        return prepare.prepared_shards(self.recipe.corpus, self.store)
+        return prepare.prepared_shards(self.recipe.corpus, self.store, self.published_split)
+
+    @cached_property
+    def published_split(self) -> PublishedSplit | None:
+        """How the published code cuts documents, where the recipe asks for it; it needs every model's tokenizer."""
+        threshold = self.recipe.corpus.published_split
+        models = [self.target, *(s for s in self.teachers.values() if s is not self.target)] if threshold else []
+        return published_split(models, threshold)
 
     @property
     def shard_numbers(self) -> range:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from logitfuse.kernels.losses.reference import LOG_FLOOR
+from logitfuse.kernels.positions import NO_LABEL
 
 
 class ChunkTargets(NamedTuple):
-    """Labels, matched masses and weights of a chunk's positions, each of which has a label."""
+    """Labels, matched masses and weights of a chunk's positions."""
 
-    labels_C: Tensor  # int64
+    labels_C: Tensor  # int64, NO_LABEL where there is none: its weight is 0 then
     ids_CK: Tensor  # int64, 0 at padding
     support_CK: Tensor  # bool
     kept_CK: Tensor  # float32
@@ -25,7 +26,7 @@ class ChunkTargets(NamedTuple):
 def losses_and_gradient_(
     logits_CV: Tensor, chunk: ChunkTargets, *, softcap: float | None = None, gradient: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Return the label loss [C] and the fusion loss [C]; overwrite `logits_CV` (float32).
+    """Return the label loss [C], 0 without a label, and the fusion loss [C]; overwrite `logits_CV` (float32).
 
     With `gradient`, `logits_CV` becomes the gradient of Σ (clm * label loss + fusion * fusion loss) with respect
     to the logits given; without, it is scratch. The student's mass outside the support is summed by itself
@@ -33,7 +34,8 @@ def losses_and_gradient_(
     """
     capped_CV = _softcap_(logits_CV, softcap) if softcap is not None else None
     peak_C1 = logits_CV.amax(-1, keepdim=True)
-    gold_C = (logits_CV.gather(1, chunk.labels_C[:, None]) - peak_C1)[:, 0]
+    has_label_C = chunk.labels_C != NO_LABEL
+    gold_C = (logits_CV.gather(1, chunk.labels_C.clamp(min=0)[:, None]) - peak_C1)[:, 0]
     kept_logits_CK = logits_CV.gather(1, chunk.ids_CK) - peak_C1
     odds_CV = logits_CV.sub_(peak_C1).exp_()
     odds_CK = odds_CV.gather(1, chunk.ids_CK) * chunk.support_CK
@@ -48,7 +50,7 @@ def losses_and_gradient_(
         _gradient_(odds_CV, odds_CK, out_C, sum_C, log_out_C, chunk)
         if capped_CV is not None:
             odds_CV.mul_(capped_CV.square_().neg_().add_(1))
-    return log_sum_C - gold_C, fusion_loss_C
+    return torch.where(has_label_C, log_sum_C - gold_C, 0), fusion_loss_C
 
 
 def _gradient_(
@@ -65,7 +67,7 @@ def _gradient_(
     odds_CV.mul_((softmax_scale_C - pull_C)[:, None])
     inside_CK = odds_CK * softmax_scale_C[:, None] - chunk.fusion_C[:, None] * chunk.kept_CK
     odds_CV.scatter_add_(1, chunk.ids_CK, inside_CK)
-    odds_CV.scatter_add_(1, chunk.labels_C[:, None], -chunk.clm_C[:, None])
+    odds_CV.scatter_add_(1, chunk.labels_C.clamp(min=0)[:, None], -chunk.clm_C[:, None])
 
 
 def _softcap_(logits_CV: Tensor, softcap: float) -> Tensor:

@@ -1,10 +1,10 @@
 """The fused objective over a language-model head, never holding the logits of more than one chunk of positions.
 
 The gradients of hidden states and head are made in the forward pass, chunk by chunk: three matrix products per
-chunk, as many as the plain loss needs, and nothing is computed twice. Only labelled positions are touched.
+chunk, as many as the plain loss needs, and nothing is computed twice. Only positions that count are touched.
 """
 
-# legend: N positions, M labelled positions, C positions of a chunk, H hidden size, V vocabulary, K kept tokens
+# legend: N positions, M positions that count, C positions of a chunk, H hidden size, V vocabulary, K kept tokens
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from logitfuse.kernels.losses.epilogue import ChunkTargets, losses_and_gradient_
-from logitfuse.kernels.losses.targets import SparseTargets, apply_residual
+from logitfuse.kernels.losses.residuals import Divergence
+from logitfuse.kernels.losses.targets import SparseTargets, apply_residual, entropy
+from logitfuse.kernels.losses.weights import PositionWeights
 from logitfuse.kernels.positions import NO_LABEL
 
 HEAD_BLOCK = 4096  # rows of the head whose 16-bit product exists at once before it is added in float32
@@ -26,14 +28,15 @@ class ObjectiveParts(NamedTuple):
     clm_sum: Tensor  # float64, Σ of the labels' losses over labelled positions
     fusion_sum: Tensor  # float64, Σ of the fused targets' losses over served positions
     labelled: Tensor  # int64
-    served: Tensor  # int64, labelled positions with a fused target
+    served: Tensor  # int64, positions that count and have a fused target
 
 
 class _Plan(NamedTuple):
     """What stays the same over all chunks of one call."""
 
     rows_M: Tensor
-    targets: ChunkTargets  # of the M labelled positions
+    targets: ChunkTargets  # of the M positions that count
+    entropy_M: Tensor  # float32, taken off the fused targets' losses
     softcap: float | None
     logit_scale: float
     chunk: int
@@ -46,48 +49,50 @@ def fused_objective(
     weight_VH: Tensor,
     labels_N: Tensor,
     targets: SparseTargets,
+    weights: PositionWeights,
     *,
-    clm_weight: float,
-    normaliser: float,
     residual: str = "bucket",
+    divergence: Divergence = "cross_entropy",
     bias_V: Tensor | None = None,
     softcap: float | None = None,
     logit_scale: float = 1.0,
     chunk: int = 256,
     dtype: torch.dtype | None = None,
 ) -> ObjectiveParts:
-    """Return L = 1/M Σ_t [ w_t CE(label_t) + (1 - w_t) D(P_t, Q_t) ] and its parts (method: λ = `clm_weight`).
+    """Return L = Σ_t [ clm_t CE(label_t) + fusion_t D(P_t, Q_t) ] and its parts (FuseLLM, section 3.1).
 
-    w_t is λ where a fused target serves position t and 1 elsewhere, so every labelled position weighs 1.
-    D is the cross-entropy against the fused target: the forward KL divergence up to a constant.
+    D is the cross-entropy against the fused target or, as `kl`, that minus the target's own entropy: the forward
+    KL divergence, whose gradient is the same.
 
-    labels_N: int64, -100 where nothing is to be learnt. normaliser: M, the labelled positions of the whole
-    optimiser step over all processes. residual: a rule's name. softcap: c in c·tanh(z/c). logit_scale: factor on
-    the logits before the cap. chunk: positions whose logits exist at once; peak memory is about `chunk` x V x 4
-    bytes. dtype: of the matrix products (default: the hidden states'); sums and softmax are float32 always.
-    With no labelled position the loss is 0 and so are all gradients.
+    labels_N: int64, -100 where nothing is to be learnt from a label. weights: see `kernels/losses/weights.py`.
+    residual: a rule's name. softcap: c in c·tanh(z/c). logit_scale: factor on the logits before the cap. chunk:
+    positions whose logits exist at once; peak memory is about `chunk` x V x 4 bytes. dtype: of the matrix products
+    (default: the hidden states'); sums and softmax are float32 always. Where nothing counts, the loss is 0 and so
+    are all gradients.
     """
-    rows_M = (labels_N != NO_LABEL).nonzero()[:, 0]
-    positions = _positions(labels_N[rows_M], targets.take(rows_M), clm_weight, normaliser, residual)
+    # A label whose weight is 0 counts too: its loss is reported.
+    counts_N = (labels_N != NO_LABEL) | ((weights.fusion_N > 0) & targets.served_N)
+    rows_M = counts_N.nonzero()[:, 0]
+    positions, entropy_M = _positions(labels_N[rows_M], targets.take(rows_M), weights, rows_M, residual)
+    if divergence == "cross_entropy":
+        entropy_M = torch.zeros_like(entropy_M)
     learns = any(t is not None and t.requires_grad for t in (hidden_NH, weight_VH, bias_V))
-    plan = _Plan(
-        rows_M, positions, softcap, logit_scale, chunk, dtype or hidden_NH.dtype, learns and torch.is_grad_enabled()
-    )
+    gradient = learns and torch.is_grad_enabled()
+    plan = _Plan(rows_M, positions, entropy_M, softcap, logit_scale, chunk, dtype or hidden_NH.dtype, gradient)
     # The dtype of the products is stated, so an autocast region around us must not change it.
     with torch.autocast(hidden_NH.device.type, enabled=False):
         loss, clm_sum, fusion_sum = _FusedObjective.apply(hidden_NH, weight_VH, bias_V, plan)
-    served = targets.served_N[rows_M].sum()
-    return ObjectiveParts(loss, clm_sum, fusion_sum, torch.tensor(len(rows_M), device=served.device), served)
+    return ObjectiveParts(loss, clm_sum, fusion_sum, (labels_N != NO_LABEL).sum(), targets.served_N[rows_M].sum())
 
 
 def _positions(
-    labels_M: Tensor, targets: SparseTargets, clm_weight: float, normaliser: float, residual: str
-) -> ChunkTargets:
+    labels_M: Tensor, targets: SparseTargets, weights: PositionWeights, rows_M: Tensor, residual: str
+) -> tuple[ChunkTargets, Tensor]:
+    """Return what the chunks need of the positions that count, and the entropy of their matched targets."""
     ids_MK, support_MK, matched = apply_residual(targets, residual)
-    clm_M = torch.where(targets.served_N, clm_weight, 1.0).float()
-    return ChunkTargets(
-        labels_M, ids_MK, support_MK, *matched, clm_C=clm_M / normaliser, fusion_C=(1 - clm_M) / normaliser
-    )
+    clm_M = weights.clm_N[rows_M].masked_fill(labels_M == NO_LABEL, 0)
+    fusion_M = weights.fusion_N[rows_M] * targets.served_N
+    return ChunkTargets(labels_M, ids_MK, support_MK, *matched, clm_C=clm_M, fusion_C=fusion_M), entropy(matched)
 
 
 class _FusedObjective(torch.autograd.Function):
@@ -135,6 +140,7 @@ def _add_chunk(
     if plan.logit_scale != 1:
         logits_CV.mul_(plan.logit_scale)
     clm_C, fusion_C = losses_and_gradient_(logits_CV, targets, softcap=plan.softcap, gradient=gradients is not None)
+    fusion_C = fusion_C - plan.entropy_M[part]
     losses_C3 = torch.stack((targets.clm_C * clm_C + targets.fusion_C * fusion_C, clm_C, fusion_C), dim=1)
     sums.add_(losses_C3.sum(0, dtype=torch.float64))
     if gradients is not None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from logitfuse.kernels.losses.targets import SparseTargets, apply_residual
+from logitfuse.kernels.losses.weights import PositionWeights
 
 LOG_FLOOR = -69.0  # log of the least student mass outside the support that is told from none
 
@@ -15,27 +16,26 @@ def objective_reference(
     weight_VH: Tensor,
     labels_N: Tensor,
     targets: SparseTargets,
+    weights: PositionWeights,
     *,
-    clm_weight: float,
-    normaliser: float,
     residual: str = "bucket",
+    divergence: str = "cross_entropy",
     bias_V: Tensor | None = None,
     softcap: float | None = None,
     logit_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, sum of label losses, sum of fusion losses) in float64, differentiable by autograd.
 
-    L = 1/M Σ_t [ w_t CE(label_t) + (1 - w_t) D_t ] over labelled positions, with w_t = λ where a fused target
-    serves position t and 1 elsewhere; D_t = -Σ_i P_i log Q_i - r log Q_out over the support and what is outside.
+    L = Σ_t [ clm_t CE(label_t) + fusion_t D_t ]; D_t = -Σ_i P_i log Q_i - r log Q_out over the support and what is
+    outside, for `kl` with Σ_i P_i log P_i + r log r added. A position without label or target has no such loss.
     """
     logq_NV = _log_probabilities(hidden_NH, weight_VH, bias_V, softcap, logit_scale)
     labelled_N = labels_N != -100
-    ce_N = -logq_NV.gather(1, labels_N.clamp(min=0)[:, None])[:, 0]
-    soft_N = _soft_cross_entropy(logq_NV, targets, residual)
-    served_N = targets.served_N & labelled_N
-    weight_N = torch.where(served_N, clm_weight, 1.0).double()
-    total_N = torch.where(labelled_N, weight_N * ce_N + (1 - weight_N) * soft_N, 0)
-    return total_N.sum() / normaliser, ce_N[labelled_N].sum(), soft_N[served_N].sum()
+    served_N = targets.served_N & (labelled_N | (weights.fusion_N > 0))
+    ce_N = torch.where(labelled_N, -logq_NV.gather(1, labels_N.clamp(min=0)[:, None])[:, 0], 0)
+    soft_N = torch.where(served_N, _soft_cross_entropy(logq_NV, targets, residual, divergence), 0)
+    loss = (weights.clm_N.double() * ce_N + weights.fusion_N.double() * soft_N).sum()
+    return loss, ce_N.sum(), soft_N.sum()
 
 
 def _log_probabilities(
@@ -50,7 +50,7 @@ def _log_probabilities(
     return logits_NV.log_softmax(-1)
 
 
-def _soft_cross_entropy(logq_NV: Tensor, targets: SparseTargets, residual: str) -> Tensor:
+def _soft_cross_entropy(logq_NV: Tensor, targets: SparseTargets, residual: str, divergence: str) -> Tensor:
     ids_NK, support_NK, matched = apply_residual(targets, residual)
     kept_NV = torch.zeros_like(logq_NV).scatter_add(1, ids_NK, matched.kept_NK.double())
     inside_NV = torch.zeros_like(logq_NV).scatter_add(1, ids_NK, support_NK.double()) > 0
@@ -58,4 +58,8 @@ def _soft_cross_entropy(logq_NV: Tensor, targets: SparseTargets, residual: str) 
     all_inside_N = inside_NV.all(-1)
     outside_NV = logq_NV.masked_fill(inside_NV & ~all_inside_N[:, None], -torch.inf)
     log_out_N = outside_NV.logsumexp(-1).masked_fill(all_inside_N, LOG_FLOOR).clamp(min=LOG_FLOOR)
-    return -(kept_NV * logq_NV).sum(-1) - matched.rest_N.double() * log_out_N
+    rest_N = matched.rest_N.double()
+    cross_N = -(kept_NV * logq_NV).sum(-1) - rest_N * log_out_N
+    if divergence == "kl":
+        cross_N = cross_N + torch.xlogy(kept_NV, kept_NV).sum(-1) + torch.xlogy(rest_N, rest_N)
+    return cross_N

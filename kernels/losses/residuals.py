@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from logitfuse.kernels.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# Against the fused target: its cross-entropy, or that less its own entropy.
+Divergence = Literal["cross_entropy", "kl"]
 
 
 class Matched(NamedTuple):

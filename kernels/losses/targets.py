@@ -48,3 +48,8 @@ def apply_residual(targets: SparseTargets, residual: str) -> tuple[Tensor, Tenso
     # Rounding upstream may leave the mass a hair above 1; a negative remainder would push the student away.
     tail_N = targets.tail_N.float().clamp(min=0).masked_fill(~targets.served_N, 0)
     return ids_NK, support_NK, RESIDUALS.get(residual)(probs_NK, tail_N)
+
+
+def entropy(matched: Matched) -> Tensor:
+    """Return the entropy of the matched masses [N] in nats, the class of all other tokens counted as one."""
+    return -torch.xlogy(matched.kept_NK, matched.kept_NK).sum(-1) - torch.xlogy(matched.rest_N, matched.rest_N)

@@ -90,6 +90,14 @@ class CorpusSettings(Settings):
     max_chunk_bytes: int = Field(
         default=8192, ge=64, title="Chunk size", description="Longest chunk a document is cut into, in bytes of UTF-8."
     )
+    published_split: int | None = Field(
+        default=None,
+        ge=1,
+        title="Published split",
+        description="Cut documents as the published code does, every so many ids of the longest tokenisation, decoded "
+        "again (it used 2000). Lossy: text changes. Pieces become documents of their own and are not cut further. "
+        "Empty: cut losslessly by bytes.",
+    )
     documents_per_shard: int = Field(
         default=2000, ge=1, title="Documents per shard", description="Documents whose chunks make up one shard."
     )

@@ -57,10 +57,11 @@ class CausalModel:
             return run_body(self.model, ids_BT.to(self.device), mask)
 
     @torch.inference_mode()
-    def topk(self, hidden_NH: Tensor, gold_N: Tensor, k: int) -> TopK:
-        """Return what is kept of N positions; their logits exist all at once."""
+    def topk(self, hidden_NH: Tensor, gold_N: Tensor, k: int, *, raw_logits: bool = False) -> TopK:
+        """Return what is kept of N positions; their logits exist all at once. `raw_logits`: as published, in fp16."""
         with self.clock.running():
-            return self.head.topk(hidden_NH, gold_N, k)
+            topk = self.head.published_topk if raw_logits else self.head.topk
+            return topk(hidden_NH, gold_N, k)
 
 
 def load_causal_model(folder: Path, dtype: str, device: str) -> CausalModel:

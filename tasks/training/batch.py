@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from logitfuse.kernels.losses.fused import NO_LABEL
 from logitfuse.kernels.losses.targets import SparseTargets
+from logitfuse.kernels.positions import NO_LABEL
 from logitfuse.storage.errors import ShardCorrupt
 from logitfuse.tasks.training.data import Example
 
@@ -79,7 +79,9 @@ def _targets(examples: Sequence[Example]) -> SparseTargets:
             f"documents {[e.doc_id for e in examples]}: the kept probabilities of a position do not sum to its mass. "
             "Redo stage 'fuse' for their shard."
         )
-    mass_N = np.where(served_N, np.minimum(mass_N, 1), 0)
+    # Published targets, made in bfloat16, may add up to a little more than 1; nothing is left out of them then.
+    mass_N = np.where(served_N, mass_N, 0)
     probs_NK *= (mass_N / np.where(sums_N > 0, sums_N, 1))[:, None]
-    arrays = ids_NK, probs_NK.astype(np.float32), np.where(served_N, 1 - mass_N, 0).astype(np.float32), served_N
+    tail_N = np.where(served_N, np.maximum(1 - mass_N, 0), 0).astype(np.float32)
+    arrays = ids_NK, probs_NK.astype(np.float32), tail_N, served_N
     return SparseTargets(*map(torch.from_numpy, arrays))

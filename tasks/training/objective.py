@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from logitfuse.kernels.losses.fused import ObjectiveParts, fused_objective
 from logitfuse.kernels.losses.targets import SparseTargets
+from logitfuse.kernels.losses.weights import PositionWeights, by_position, by_sequence
 from logitfuse.tasks.models.body import logit_transform, probe, run_body
 from logitfuse.tasks.training.settings import TrainSettings
 
@@ -28,10 +29,19 @@ class Objective(nn.Module):
         self._needs_mask = not probe(model, model.config.name_or_path or model.config.model_type)
 
     def forward(
-        self, inputs_BT: Tensor, mask_BT: Tensor, labels_BT: Tensor, targets: SparseTargets, normaliser: float
+        self,
+        inputs_BT: Tensor,
+        mask_BT: Tensor,
+        labels_BT: Tensor,
+        targets: SparseTargets,
+        normaliser: float,
+        clm_weight: float,
     ) -> ObjectiveParts:
-        """Return the loss and its parts for sequences padded on the right; `normaliser` divides the loss."""
-        settings = self._settings
+        """Return the loss and its parts for sequences padded on the right.
+
+        `normaliser` divides the loss: positions or, with published weights, sequences. `clm_weight` is this step's λ.
+        """
+        settings, targets = self._settings, SparseTargets(*targets)
         compute = COMPUTE[settings.dtype]
         with torch.autocast(inputs_BT.device.type, dtype=compute, enabled=compute != torch.float32):
             mask = mask_BT if self._needs_mask else None
@@ -41,13 +51,20 @@ class Objective(nn.Module):
             hidden_BTH.flatten(0, 1),
             head.weight,
             labels_BT.flatten(),
-            SparseTargets(*targets),
+            targets,
+            self._weights(mask_BT, labels_BT, targets, normaliser, clm_weight),
             bias_V=getattr(head, "bias", None),
-            clm_weight=settings.clm_weight,
             residual=settings.residual,
-            normaliser=normaliser,
+            divergence=settings.divergence,
             softcap=self.softcap,
             logit_scale=self.logit_scale,
             chunk=settings.loss_chunk,
             dtype=compute,
         )
+
+    def _weights(
+        self, mask_BT: Tensor, labels_BT: Tensor, targets: SparseTargets, normaliser: float, clm_weight: float
+    ) -> PositionWeights:
+        if self._settings.weighting == "sequence":
+            return by_sequence(labels_BT, mask_BT, targets.served_N, clm_weight=clm_weight, normaliser=normaliser)
+        return by_position(labels_BT.flatten(), targets.served_N, clm_weight=clm_weight, normaliser=normaliser)

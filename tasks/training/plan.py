@@ -43,7 +43,7 @@ class StepPlan:
         return int(self._borders[number] // self._sequences)
 
     def tokens(self, number: int) -> int:
-        """Return the labelled positions of a step over all processes."""
+        """Return the positions of a step over all processes."""
         return int(self._lengths[self.step(number)].sum())
 
     def micro_batches(self, number: int, rank: int, processes: int) -> list[Windows]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from logitfuse.kernels.losses.residuals import RESIDUALS
+from logitfuse.kernels.losses.residuals import RESIDUALS, Divergence
 from logitfuse.storage.settings import Settings
 from logitfuse.tasks.strategy import strategy_field
 
@@ -30,8 +30,25 @@ class TrainSettings(Settings):
         RESIDUALS,
         "bucket",
         "Residual rule",
-        "What becomes of the probability the sources left out: 'bucket' makes it one more class, 'renormalise' (the "
-        "paper) spreads it over the kept tokens.",
+        "What becomes of the probability the sources left out: 'bucket' makes it one more class, 'renormalise' spreads "
+        "it over the kept tokens, 'as_given' matches what is there (targets from raw logits, as published).",
+    )
+    clm_weight_schedule: Literal["constant", "to_one"] = Field(
+        "constant",
+        title="Schedule of λ",
+        description="constant, or to_one: λ + (1-λ)·step/steps, so that fusion fades out (the published decay).",
+    )
+    divergence: Divergence = Field(
+        "cross_entropy",
+        title="Divergence",
+        description="From the fused targets: cross_entropy, or kl, which takes off the targets' own entropy. The same "
+        "gradient; only the reported loss differs.",
+    )
+    weighting: Literal["position", "sequence"] = Field(
+        "position",
+        title="Weighting",
+        description="position: every labelled position of a step counts alike. sequence (published): means within a "
+        "sequence, every sequence counts alike, and positions without a label learn their fused target too.",
     )
     control: bool = Field(
         False,

@@ -32,7 +32,7 @@ from logitfuse.tasks.training.metrics import MetricsFile
 from logitfuse.tasks.training.objective import Objective
 from logitfuse.tasks.training.plan import StepPlan
 from logitfuse.tasks.training.report import StepSums, not_finite, progress_line, step_line
-from logitfuse.tasks.training.schedule import learning_rate
+from logitfuse.tasks.training.schedule import clm_weight, learning_rate
 from logitfuse.tasks.training.sharding import gradients_shared, spread
 from logitfuse.tasks.training.tensors import model_tensors
 
@@ -111,12 +111,14 @@ class Trainer:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         batches = self.plan.micro_batches(step, rank, processes)
         # Gradients are averaged over processes, the loss is a sum over them.
-        normaliser = self.plan.tokens(step) / processes
+        per_sequence = self.settings.weighting == "sequence"
+        normaliser = (len(self.plan.step(step)) if per_sequence else self.plan.tokens(step)) / processes
+        weight = clm_weight(step, len(self.plan), self.settings)
         found: list[tuple[tuple[str, ...], Tensor]] = []
         for number, windows in enumerate(batches):
             batch = collate(self.rows.read(windows)).to(self.accelerator.device)
             with gradients_shared(self.objective, number == len(batches) - 1):
-                parts = self.objective(*batch[:4], normaliser)
+                parts = self.objective(*batch[:4], normaliser, weight)
                 parts.loss.backward()
             found.append((batch.documents, torch.stack([part.detach().double() for part in parts])))
         mine = torch.stack([parts_5 for _, parts_5 in found]).sum(0)

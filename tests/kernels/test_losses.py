@@ -7,14 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from logitfuse.kernels.losses.fused import NO_LABEL, fused_objective
+from logitfuse.kernels.losses.fused import fused_objective
 from logitfuse.kernels.losses.reference import objective_reference
 from logitfuse.kernels.losses.residuals import RESIDUALS
 from logitfuse.kernels.losses.targets import SparseTargets, unserved
+from logitfuse.kernels.losses.weights import by_position, by_sequence
+from logitfuse.kernels.positions import NO_LABEL
 from logitfuse.kernels.registry import UnknownName
 
 HIDDEN = 8
-ruled = pytest.mark.parametrize("residual", ["bucket", "renormalise"])
+ruled = pytest.mark.parametrize("residual", ["bucket", "renormalise", "as_given"])
 
 
 class Case(NamedTuple):
@@ -25,6 +27,14 @@ class Case(NamedTuple):
     bias_V: torch.Tensor | None
     labels_N: torch.Tensor
     targets: SparseTargets
+    per_sequence: bool = False  # published weights, all positions one sequence
+
+    def weights(self, clm_weight=0.9, normaliser=1.0):
+        if self.per_sequence:
+            labels_BT = self.labels_N[None, :]
+            mask_BT, served_N = torch.ones_like(labels_BT), self.targets.served_N
+            return by_sequence(labels_BT, mask_BT, served_N, clm_weight=clm_weight, normaliser=normaliser)
+        return by_position(self.labels_N, self.targets.served_N, clm_weight=clm_weight, normaliser=normaliser)
 
 
 def make_case(
@@ -53,7 +63,7 @@ def make_case(
     )
 
 
-def both(case: Case, dtype=torch.float32, **options):
+def both(case: Case, dtype=torch.float32, *, clm_weight=0.9, normaliser=11.0, **options):
     """Return the parts and gradients of the fast one and of the reference."""
     results = []
     for objective in (fused_objective, objective_reference):
@@ -62,8 +72,10 @@ def both(case: Case, dtype=torch.float32, **options):
             None if leaf is None else leaf.clone().to(dtype).requires_grad_()
             for leaf in (case.hidden_NH, case.weight_VH, case.bias_V)
         ]
-        options = {"clm_weight": 0.9, "normaliser": 11.0} | options
-        parts = objective(*leaves[:2], case.labels_N, case.targets, bias_V=leaves[2], **options, **extra)
+        parts = objective(
+            *leaves[:2], case.labels_N, case.targets, case.weights(clm_weight, normaliser), bias_V=leaves[2],
+            **options, **extra,
+        )  # fmt: skip
         parts[0].backward()
         results.append((parts[:3], [leaf.grad for leaf in leaves if leaf is not None]))
     return results
@@ -89,20 +101,24 @@ def check_equal(case: Case, tolerance: float = 1e-5, dtype=torch.float32, **opti
     tail=st.sampled_from([0.0, 1e-4, 0.3, 1.0]),
     bias=st.booleans(),
     spread=st.sampled_from([0.1, 3.0, 30.0]),
-    residual=st.sampled_from(["bucket", "renormalise"]),
+    residual=st.sampled_from(["bucket", "renormalise", "as_given"]),
+    divergence=st.sampled_from(["cross_entropy", "kl"]),
+    per_sequence=st.booleans(),
     softcap=st.sampled_from([None, 5.0, 30.0]),
     logit_scale=st.sampled_from([1.0, 0.0625]),
     clm_weight=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
 )
 @settings(max_examples=250, deadline=None)
 def test_fused_is_the_reference(
-    seed, positions, vocabulary, kept, tail, bias, spread, residual, softcap, logit_scale, clm_weight
-):
+    seed, positions, vocabulary, kept, tail, bias, spread, residual, divergence, per_sequence, softcap, logit_scale,
+    clm_weight,
+):  # fmt: skip
     case = make_case(
         seed, positions=positions, vocabulary=vocabulary, kept=min(kept, vocabulary), tail=tail, bias=bias,
         spread=spread,
-    )  # fmt: skip
-    check_equal(case, residual=residual, softcap=softcap, logit_scale=logit_scale, clm_weight=clm_weight)
+    )._replace(per_sequence=per_sequence)  # fmt: skip
+    options = {"residual": residual, "divergence": divergence, "softcap": softcap, "logit_scale": logit_scale}
+    check_equal(case, clm_weight=clm_weight, **options)
 
 
 @ruled
@@ -122,7 +138,7 @@ def test_bucket_scales_the_gradient_outside_the_support():
     case = make_case(3, positions=1, tail=0.5, served=2, labelled=2)
     logits_1V = (case.hidden_NH @ case.weight_VH.T).requires_grad_()
     eye_VV = torch.eye(33)
-    fused_objective(logits_1V, eye_VV, case.labels_N, case.targets, clm_weight=0.9, normaliser=1).loss.backward()
+    fused_objective(logits_1V, eye_VV, case.labels_N, case.targets, case.weights()).loss.backward()
     outside_V = torch.ones(33, dtype=torch.bool)
     outside_V[case.targets.ids_NK[0, case.targets.probs_NK[0] > 0]] = False
     softmax_V = logits_1V.detach().softmax(-1)[0]
@@ -156,7 +172,7 @@ def test_nothing_labelled_is_zero_and_not_nan(positions):
         case = case._replace(hidden_NH=case.hidden_NH[:0], labels_N=case.labels_N[:0])
         case = case._replace(targets=case.targets.take(torch.arange(0)))
     hidden_NH, weight_VH = case.hidden_NH.requires_grad_(), case.weight_VH.requires_grad_()
-    parts = fused_objective(hidden_NH, weight_VH, case.labels_N, case.targets, clm_weight=0.9, normaliser=1.0)
+    parts = fused_objective(hidden_NH, weight_VH, case.labels_N, case.targets, case.weights())
     parts.loss.backward()
     assert [part.item() for part in parts] == [0, 0, 0, 0, 0]
     assert not hidden_NH.grad.any() and not weight_VH.grad.any()
@@ -164,7 +180,7 @@ def test_nothing_labelled_is_zero_and_not_nan(positions):
 
 def test_counts_and_sums():
     case = make_case(7, positions=50)
-    parts = fused_objective(case.hidden_NH, case.weight_VH, case.labels_N, case.targets, clm_weight=0.5, normaliser=1.0)
+    parts = fused_objective(case.hidden_NH, case.weight_VH, case.labels_N, case.targets, case.weights(0.5))
     labelled_N = case.labels_N != NO_LABEL
     assert parts.labelled == labelled_N.sum()
     assert parts.served == (labelled_N & case.targets.served_N).sum()
@@ -172,11 +188,9 @@ def test_counts_and_sums():
 
 
 def test_without_targets_it_is_the_plain_loss():
-    case = make_case(8, positions=20)
-    parts = fused_objective(
-        case.hidden_NH, case.weight_VH, case.labels_N, unserved(20), clm_weight=0.3,
-        normaliser=(case.labels_N != NO_LABEL).sum().item(),
-    )  # fmt: skip
+    case = make_case(8, positions=20)._replace(targets=unserved(20))
+    weights = case.weights(0.3, (case.labels_N != NO_LABEL).sum().item())
+    parts = fused_objective(case.hidden_NH, case.weight_VH, case.labels_N, case.targets, weights)
     logits_NV = case.hidden_NH @ case.weight_VH.T
     torch.testing.assert_close(parts.loss, torch.nn.functional.cross_entropy(logits_NV, case.labels_N))
 
@@ -192,9 +206,7 @@ def test_unserved_positions_weigh_one():
 def test_chunk_size_does_not_change_the_result():
     case = make_case(10, positions=23)
     wanted, *rest = [
-        fused_objective(
-            case.hidden_NH, case.weight_VH, case.labels_N, case.targets, clm_weight=0.9, normaliser=1, chunk=chunk
-        ).loss
+        fused_objective(case.hidden_NH, case.weight_VH, case.labels_N, case.targets, case.weights(), chunk=chunk).loss
         for chunk in (1, 7, 23, 256)
     ]
     for loss in rest:
@@ -208,7 +220,7 @@ def test_tied_embeddings_gather_both_gradients():
     def gradient(objective):
         table_VH = case.weight_VH.clone().requires_grad_()
         hidden_NH = torch.tanh(table_VH[tokens_N]) + case.hidden_NH
-        parts = objective(hidden_NH, table_VH, case.labels_N, case.targets, clm_weight=0.9, normaliser=12)
+        parts = objective(hidden_NH, table_VH, case.labels_N, case.targets, case.weights(0.9, 12))
         (2 * parts[0]).backward()
         return table_VH.grad
 
@@ -224,11 +236,11 @@ def test_bf16_stays_near_the_reference(residual):
 
 def test_stated_dtype_holds_under_autocast():
     case = make_case(13, positions=40)
-    arguments = (case.hidden_NH, case.weight_VH, case.labels_N, case.targets)
-    plain = fused_objective(*arguments, clm_weight=0.9, normaliser=1).loss
+    arguments = (case.hidden_NH, case.weight_VH, case.labels_N, case.targets, case.weights())
+    plain = fused_objective(*arguments).loss
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert fused_objective(*arguments, clm_weight=0.9, normaliser=1).loss == plain
-        rough = fused_objective(*arguments, clm_weight=0.9, normaliser=1, dtype=torch.bfloat16).loss
+        assert fused_objective(*arguments).loss == plain
+        rough = fused_objective(*arguments, dtype=torch.bfloat16).loss
     assert rough != plain and rough.item() == pytest.approx(plain.item(), rel=1e-2)
 
 
@@ -236,12 +248,12 @@ def test_padding_ids_are_never_read():
     case = make_case(14, positions=30)
     targets = case.targets
     wild = targets._replace(ids_NK=targets.ids_NK.masked_fill(targets.probs_NK == 0, -7))
-    options = {"clm_weight": 0.5, "normaliser": 1.0}
-    tame_loss = fused_objective(case.hidden_NH, case.weight_VH, case.labels_N, targets, **options).loss
-    assert fused_objective(case.hidden_NH, case.weight_VH, case.labels_N, wild, **options).loss == tame_loss
+    weights = case.weights(0.5)
+    tame_loss = fused_objective(case.hidden_NH, case.weight_VH, case.labels_N, targets, weights).loss
+    assert fused_objective(case.hidden_NH, case.weight_VH, case.labels_N, wild, weights).loss == tame_loss
 
 
 def test_residuals_are_found_by_name():
-    assert {"bucket", "renormalise"} <= set(RESIDUALS.names())
+    assert {"bucket", "renormalise", "as_given"} <= set(RESIDUALS.names())
     with pytest.raises(UnknownName, match="bucket"):
         RESIDUALS.get("buket")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitfuse.kernels.losses.fused import NO_LABEL
+from logitfuse.kernels.positions import NO_LABEL
 from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMismatch
 from logitfuse.tasks.training import data
 from logitfuse.tasks.training.batch import collate

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from logitfuse.kernels.losses.reference import objective_reference
+from logitfuse.kernels.losses.weights import by_position
 from logitfuse.storage.errors import ModelRefused, ShardCorrupt, WorkFailed
 from logitfuse.tasks.training.batch import collate
 from logitfuse.tasks.training.config import FusedShard, WorkerConfig
@@ -59,11 +60,11 @@ def test_objective_is_the_reference_on_the_models_own_logits(run, tiny_model, ar
         model = CohereForCausalLM(tiny_config(CohereConfig, logit_scale=0.25))
     config = run()
     batch = first_batch(config)
-    parts = Objective(model, config.settings)(*batch[:4], normaliser=50.0)
+    parts = Objective(model, config.settings)(*batch[:4], normaliser=50.0, clm_weight=0.9)
     logits_NV = model(input_ids=batch.inputs_BT, attention_mask=batch.mask_BT).logits.flatten(0, 1)
-    wanted = objective_reference(
-        logits_NV, torch.eye(97), batch.labels_BT.flatten(), batch.targets, clm_weight=0.9, normaliser=50.0
-    )
+    labels_N = batch.labels_BT.flatten()
+    weights = by_position(labels_N, batch.targets.served_N, clm_weight=0.9, normaliser=50.0)
+    wanted = objective_reference(logits_NV, torch.eye(97), labels_N, batch.targets, weights)
     assert parts.loss.item() == pytest.approx(wanted[0].item(), rel=1e-5)
     assert parts.labelled == (batch.labels_BT >= 0).sum()
     parts.loss.backward()
@@ -203,7 +204,7 @@ def test_settings_refuse_what_cannot_be(field, value):
 def test_settings_have_what_a_form_needs():
     for name, field in TrainSettings.model_fields.items():
         assert field.title and field.description and not field.is_required(), name
-    assert TrainSettings.model_json_schema()["properties"]["residual"]["enum"] == ["bucket", "renormalise"]
+    assert TrainSettings.model_json_schema()["properties"]["residual"]["enum"] == ["as_given", "bucket", "renormalise"]
 
 
 def test_metrics_hold_no_step_twice(tmp_path):
