@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,8 @@ from logitfuse.storage.settings import changed_settings
 from logitfuse.storage.shards import writing_rows
 from logitfuse.storage.store import LocalStore
 from logitfuse.tasks.corpus.documents import Document
-from logitfuse.tasks.corpus.files import SPLIT_ORDER
 from logitfuse.tasks.corpus.fingerprint import corpus_fingerprint
-from logitfuse.tasks.corpus.held_out import HeldOutIndex
-from logitfuse.tasks.corpus.readers import read_documents
+from logitfuse.tasks.corpus.held_out import judged_documents
 from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.engine import Counts, Outcome, Progress, Work, make_record, perform, read_record, silent
 from logitfuse.tasks.published_split import PublishedSplit
@@ -80,9 +78,8 @@ def prepare_corpus(
         except ShardMissing:
             pass
     started = time.time()
-    held_out = _index_held_out(settings)
     outcomes: list[Outcome] = []
-    for shard, portion in enumerate(_portions(settings, store, held_out, split)):
+    for shard, portion in enumerate(_portions(settings, store, split)):
         work = _shard_work(settings, shard, portion, split)
         outcomes.append(perform(store, work, redo=redo))
         progress(sum(outcome.record.counts["documents"] for outcome in outcomes), 0)
@@ -140,13 +137,11 @@ def _shard_work(settings: CorpusSettings, shard: int, portion: Portion, split: P
     )
 
 
-def _portions(
-    settings: CorpusSettings, store: LocalStore, held_out: HeldOutIndex, split: PublishedSplit | None
-) -> Iterator[Portion]:
+def _portions(settings: CorpusSettings, store: LocalStore, split: PublishedSplit | None) -> Iterator[Portion]:
     """Cut the stream of documents into shards, at the borders of standing shards where their content is unchanged."""
     borders = _standing_borders(settings, store)
     shard, portion = 0, Portion()
-    for document, dropped in _filtered(read_documents(settings), held_out, split):
+    for document, dropped in _documents(settings, split):
         if split and portion.documents and portion.documents[-1][0].split != document.split:
             yield portion  # the published code packs each split by itself, so many documents at a time
             shard, portion = shard + 1, Portion()
@@ -160,18 +155,11 @@ def _portions(
         yield portion
 
 
-def _index_held_out(settings: CorpusSettings) -> HeldOutIndex:
-    documents = read_documents(settings, [split for split in SPLIT_ORDER if split != "train"])
-    return HeldOutIndex.build(documents, settings.near_duplicate_overlap)
-
-
-def _filtered(
-    documents: Iterable[Document], held_out: HeldOutIndex, split: PublishedSplit | None
-) -> Iterator[tuple[Document, str]]:
-    for document in documents:
-        reason = held_out.judge(document).reason or ""
-        for piece in [document] if reason or split is None else _pieces(document, split):
-            yield piece, reason
+def _documents(settings: CorpusSettings, split: PublishedSplit | None) -> Iterator[tuple[Document, str]]:
+    """Yield documents, or their pieces, each with the reason why it is dropped or an empty text."""
+    for document, verdict in judged_documents(settings):
+        for piece in _pieces(document, split) if split and verdict.keep else [document]:
+            yield piece, verdict.reason or ""
 
 
 def _pieces(document: Document, split: PublishedSplit) -> list[Document]:

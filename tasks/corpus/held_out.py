@@ -1,8 +1,6 @@
 """Keep held-out text out of training: drop training documents that repeat it, whole or in long passages."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from logitfuse.kernels.near_duplicates import Hashes, ShingleIndex, build_index, overlap, shingles
@@ -20,21 +18,6 @@ class Verdict(NamedTuple):
     keep: bool
     reason: Reason | None = None
     overlap: float = 0.0
-
-
-@dataclass
-class Removals:
-    """How many documents were kept and how many were left out for each reason, by split."""
-
-    kept: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[tuple[str, Reason]] = field(default_factory=Counter)
-
-    def add(self, document: Document, verdict: Verdict) -> None:
-        """Count a document."""
-        if verdict.reason is None:
-            self.kept[document.split] += 1
-        else:
-            self.dropped[document.split, verdict.reason] += 1
 
 
 class HeldOutIndex:
@@ -78,8 +61,8 @@ class HeldOutIndex:
         return Verdict(False, "near duplicate", share) if share > self._threshold else Verdict(True, None, share)
 
 
-def kept_documents(settings: CorpusSettings, removals: Removals | None = None) -> Iterator[Document]:
-    """Yield the documents of a corpus without those that would leak held-out text, counting both in `removals`.
+def judged_documents(settings: CorpusSettings) -> Iterator[tuple[Document, Verdict]]:
+    """Yield the documents of a corpus, each with whether it stays: training text that repeats held-out text does not.
 
     The corpus is read twice, the first time only for its held-out documents (all of a corpus that has no held-out
     split of its own; from the hub that means fetching it twice, so such a data set is better saved locally).
@@ -87,8 +70,4 @@ def kept_documents(settings: CorpusSettings, removals: Removals | None = None) -
     held_out = read_documents(settings, [split for split in SPLIT_ORDER if split != "train"])
     index = HeldOutIndex.build(held_out, settings.near_duplicate_overlap)
     for document in read_documents(settings):
-        verdict = index.judge(document)
-        if removals is not None:
-            removals.add(document, verdict)
-        if verdict.keep:
-            yield document
+        yield document, index.judge(document)

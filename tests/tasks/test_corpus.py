@@ -21,7 +21,7 @@ from logitfuse.storage.settings import changed_settings
 from logitfuse.tasks.corpus import hub
 from logitfuse.tasks.corpus.documents import Document, assigned_split
 from logitfuse.tasks.corpus.fingerprint import corpus_fingerprint
-from logitfuse.tasks.corpus.held_out import HeldOutIndex, Removals, Verdict, kept_documents
+from logitfuse.tasks.corpus.held_out import HeldOutIndex, Verdict, judged_documents
 from logitfuse.tasks.corpus.ids import HashSet
 from logitfuse.tasks.corpus.readers import check_corpus, read_documents
 from logitfuse.tasks.corpus.settings import CorpusSettings
@@ -478,24 +478,18 @@ class TestHeldOut:
         text = " ".join(self.WORDS)
         write_jsonl(tmp_path / "test.jsonl", rows([text, "unique", text]))
         write_jsonl(tmp_path / "train.jsonl", rows(["clean", text.upper(), text + " and a little more", ""]))
-        removals = Removals()
-        kept = list(kept_documents(settings(tmp_path), removals))
-        assert [(d.split, d.text) for d in kept] == [
-            ("test", text),
-            ("test", "unique"),
-            ("train", "clean"),
-            ("train", ""),
+        assert [(d.split, d.text[:7], v.reason) for d, v in judged_documents(settings(tmp_path))] == [
+            ("test", "word0 w", None),
+            ("test", "unique", None),
+            ("test", "word0 w", "repeated in held-out text"),
+            ("train", "clean", None),
+            ("train", "WORD0 W", "exact duplicate"),
+            ("train", "word0 w", "near duplicate"),
+            ("train", "", None),
         ]
-        assert removals.kept == {"test": 2, "train": 2}
-        assert removals.dropped == {
-            ("test", "repeated in held-out text"): 1,
-            ("train", "exact duplicate"): 1,
-            ("train", "near duplicate"): 1,
-        }
 
     def test_duplicates_never_straddle_assigned_splits(self, tmp_path: Path) -> None:
         texts = [f"text number {i % 50}" for i in range(200)]
         write_jsonl(tmp_path / "a.jsonl", rows(texts))
-        removals = Removals()
-        list(kept_documents(settings(tmp_path, held_out_share=0.4), removals))
-        assert {reason for _, reason in removals.dropped} == {"repeated in held-out text"}
+        reasons = {verdict.reason for _, verdict in judged_documents(settings(tmp_path, held_out_share=0.4))}
+        assert reasons == {None, "repeated in held-out text"}
