@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup test check format demo test-server test-install test-all clean help
+.PHONY: setup test check format demo test-server test-install test-slow test-all clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 test: setup check  ## run the tests (lint and types first)
-	$(BIN)/python -m pytest -m "not server and not install"
+	$(BIN)/python -m pytest -m "not server and not install and not slow"
 
 check: setup  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -39,6 +39,9 @@ test-server: setup  ## tests that start a Prefect server and a worker
 
 test-install: setup  ## build the wheel, install it in a fresh environment, run it from another folder
 	$(BIN)/python -m pytest -m install
+
+test-slow: setup  ## tests that take minutes: every id of real vocabularies against rapidfuzz
+	$(BIN)/python -m pytest -m slow
 
 test-all: test test-server test-install  ## everything CI runs
 

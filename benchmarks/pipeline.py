@@ -7,10 +7,7 @@ backward). Fetching and converting packaged models and text comes before the jou
 rerun_nothing_s: the same command again, with everything up to date; median of several.
 """
 
-import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,20 +16,22 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from measure import at_most, options, show, write
+from rich.console import Console
+from rich.table import Table
+
 from logitfuse.tasks.execute import stage_status
 from logitfuse.tasks.recipe import read_recipe
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.stages import ORDER
 
-GOALS = {"over_compute": 1.15, "rerun_nothing_s": 10.0}
+GOALS = {"over_compute": at_most(1.15), "rerun_nothing_s": at_most(10.0)}
 
 
 def main() -> None:
     """Print the table and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__)
     parser.add_argument("--recipe", default="demo", help="recipe of a finished run")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument("--quick", action="store_true", help="time one rerun instead of five")
     arguments = parser.parse_args()
     run = Run(read_recipe(arguments.recipe))
     stages = stage_seconds(run)
@@ -42,11 +41,10 @@ def main() -> None:
     compute = sum(model for _, model in stages.values())
     reruns = [rerun(arguments.recipe) for _ in range(1 if arguments.quick else 5)]
     metrics = {"over_compute": sum(walls) / compute, "rerun_nothing_s": statistics.median(reruns)}
-    show(stages, sum(walls), compute, metrics)
-    if arguments.json:
-        inputs = {"recipe": arguments.recipe, "runs": len(walls), "wall_s": sum(walls), "model_s": compute}
-        content = {"metrics": metrics, "goals": GOALS, "machine": machine(), "inputs": inputs}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    show_stages(stages, sum(walls), compute)
+    show("the pipeline over its models", metrics, GOALS)
+    inputs = {"recipe": arguments.recipe, "runs": len(walls), "wall_s": sum(walls), "model_s": compute}
+    write(arguments.json, metrics, GOALS, inputs)
 
 
 def stage_seconds(run: Run) -> dict[str, tuple[float, float]]:
@@ -75,19 +73,12 @@ def rerun(recipe: str) -> float:
     return time.perf_counter() - started
 
 
-def show(stages: dict[str, tuple[float, float]], wall: float, compute: float, metrics: dict[str, float]) -> None:
-    """Print what was found beside the goals."""
-    print(f"{'stage':<10}{'seconds':>10}{'models':>10}")
-    for stage, (total, model) in stages.items():
-        print(f"{stage:<10}{total:>10.1f}{model:>10.1f}")
-    print(f"{'wall':<10}{wall:>10.1f}{compute:>10.1f}\n")
-    for name, value in metrics.items():
-        print(f"{name:<18}{value:>8.2f}   goal <= {GOALS[name]:g}: {'met' if value <= GOALS[name] else 'missed'}")
-
-
-def machine() -> dict[str, Any]:
-    """Describe the machine without its name."""
-    return {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+def show_stages(stages: dict[str, tuple[float, float]], wall: float, compute: float) -> None:
+    """Print what each stage took, and its models alone."""
+    table = Table("stage", "seconds", "models")
+    for stage, (total, model) in [*stages.items(), ("wall", (wall, compute))]:
+        table.add_row(stage, f"{total:.1f}", f"{model:.1f}")
+    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""The command line: `logitfuse run`, `stage` and `status`."""
+"""The command line: `logitfuse run`, `stage`, `status`, `alignment` and `headroom`."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
+from logitfuse.flows.alignment_report import alignment
 from logitfuse.flows.show import bars, console, errors, results_table, status_table
 from logitfuse.storage.errors import BadInput, LogitfuseError
 
@@ -116,6 +118,32 @@ def status(
             console.print(f"[red]{damaged.unit}[/red]: {damaged.why}")
     if any(s.state != "done" for statuses in found.values() for s in statuses):
         raise typer.Exit(1)
+
+
+app.command()(alignment)
+
+
+@app.command()
+def headroom(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+) -> None:
+    """Compare the fused targets with the target model itself on held-out text, before anything is trained.
+
+    Needs stage fuse; reads shards only, no model. Example: logitfuse headroom recipe.yaml --json headroom.json
+    """
+    from logitfuse.flows.headroom import show_headroom, write_headroom
+    from logitfuse.tasks.execute import do_unit
+    from logitfuse.tasks.headroom import read_headroom
+    from logitfuse.tasks.unit import Unit
+
+    current = _open(recipe, overrides)
+    do_unit(current, Unit("headroom"))
+    facts = read_headroom(current)
+    show_headroom(facts)
+    if json_file is not None:
+        write_headroom(facts, json_file)
 
 
 def _open(recipe: str, overrides: list[str] | None) -> Run:

@@ -134,9 +134,10 @@ def parse_shards(text: str | None) -> tuple[int, int] | None:
 
 
 def summary(unit: Unit | str, outcome: Outcome) -> str:
-    """One line about a finished unit."""
+    """One line about a finished unit, and one for each thing it warns of."""
     if outcome.state == "kept":
         return f"{unit}: up to date"
     plain = {name: value for name, value in outcome.record.counts.items() if isinstance(value, int)}
     facts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in plain.items())
-    return f"{unit}: done in {outcome.seconds:.1f} s ({facts})"
+    warnings = [f"\n  WARNING: {warning}" for warning in outcome.record.counts.get("worse_than_target", [])]
+    return f"{unit}: done in {outcome.seconds:.1f} s ({facts}){''.join(warnings)}"

@@ -14,7 +14,9 @@ from logitfuse.tasks.execute import is_up_to_date
 from logitfuse.tasks.recipe import Recipe
 
 # As ORDER, which a test holds: a form's drop-down needs them written out.
-StageName = Literal["prepare", "encode", "check", "capture", "map", "align", "fuse", "train", "evaluate", "report"]
+StageName = Literal[
+    "prepare", "encode", "check", "capture", "map", "align", "fuse", "headroom", "train", "evaluate", "report"
+]
 
 
 @flow(name="pipeline", flow_run_name="pipeline-{recipe.name}")

@@ -7,12 +7,14 @@ from typing import Any, ParamSpec
 import logitfuse.flows.prefect_settings  # noqa: F401
 
 # isort: split
-from prefect import Flow, flow
+from prefect import Flow, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from logitfuse.flows.fan_out import run_stage
+from logitfuse.flows.session import opened
 from logitfuse.storage.errors import LogitfuseError
+from logitfuse.tasks.headroom import read_headroom
 from logitfuse.tasks.recipe import Recipe
 
 P = ParamSpec("P")
@@ -125,6 +127,22 @@ def fuse_flow(recipe: Recipe, shards: str | None = None, redo: bool = False) -> 
     return run_stage("fuse", recipe, None, shards, redo)
 
 
+@flow(name="headroom", flow_run_name="headroom-{recipe.name}")
+@saying_how_it_ended
+def headroom_flow(recipe: Recipe, redo: bool = False) -> str:
+    """Compare the fused targets with the target model itself on held-out text, before anything is trained.
+
+    Args:
+        recipe: Everything that defines the run.
+        redo: Make again what is there already.
+    """
+    with opened(recipe) as session:
+        summary = run_stage("headroom", recipe, redo=redo)
+        for warning in read_headroom(session.run)["warnings"]:
+            get_run_logger().warning(warning)
+        return summary
+
+
 @flow(name="train", flow_run_name="train-{recipe.name}")
 @saying_how_it_ended
 def train_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
@@ -171,6 +189,7 @@ STAGE_FLOWS: dict[str, Flow[..., Any]] = {
     "map": map_flow,
     "align": align_flow,
     "fuse": fuse_flow,
+    "headroom": headroom_flow,
     "train": train_flow,
     "evaluate": evaluate_flow,
     "report": report_flow,

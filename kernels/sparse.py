@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,3 +66,29 @@ def concatenate(parts: list[Sparse]) -> Sparse:
 def to_half_precision(logprobs: NDArray) -> NDArray[np.float32]:
     """Round to what fp16 can hold but keep float32: half the entropy at a KL error below 1e-6."""
     return np.asarray(logprobs, np.float32).astype(np.float16).astype(np.float32)
+
+
+def row_sums(offsets: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sum of each row, float64 [T], each added up on its own: other rows change nothing in its last bits."""
+    sums: NDArray[np.float64] = _row_sums(offsets, values)
+    return sums
+
+
+def log_softmax_rows(offsets: NDArray[np.int64], logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the log-softmax of each row of logits over its own entries, float64 [N]."""
+    counts = np.diff(offsets)
+    filled = np.flatnonzero(counts)
+    if len(filled) == 0:
+        return np.zeros(0, np.float64)
+    highest = np.maximum.reduceat(logits, offsets[filled])
+    shifted = logits - np.repeat(highest, counts[filled])
+    return shifted - np.repeat(np.log(_row_sums(offsets, np.exp(shifted))[filled]), counts[filled])
+
+
+@numba.njit(cache=True, nogil=True)
+def _row_sums(offsets, values):  # type: ignore[no-untyped-def]
+    sums = np.zeros(len(offsets) - 1, np.float64)
+    for t in range(len(sums)):
+        for i in range(offsets[t], offsets[t + 1]):
+            sums[t] += values[i]
+    return sums

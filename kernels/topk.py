@@ -1,5 +1,6 @@
 """Top-k of a softmax over the whole vocabulary.            legend: T positions, V vocabulary, K kept"""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,15 @@ class TopK(NamedTuple):
     gold_logprob_T: Tensor  # float32
     gold_rank_T: Tensor  # int32, 0 is the likeliest, equal values by lowest id; RANK_CAP means that or later
     logits_TK: Tensor | None = None  # float32 holding fp16 values, where raw logits are asked for
+
+
+def joined(parts: Sequence[TopK]) -> TopK:
+    """Return several blocks of positions after one another, on the CPU."""
+    ids, logprobs, tail, gold, rank = (
+        torch.cat(column).cpu() for column in zip(*(part[:5] for part in parts), strict=True)
+    )
+    logits = [part.logits_TK for part in parts if part.logits_TK is not None]
+    return TopK(ids, logprobs, tail, gold, rank, torch.cat(logits).cpu() if logits else None)
 
 
 def topk_logprobs(logits_TV: Tensor, gold_T: Tensor, k: int) -> TopK:

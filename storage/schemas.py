@@ -51,7 +51,7 @@ PREPARE = _schema(
 )
 ENCODE = _schema(
     "encode",
-    1,
+    2,
     ("last", pa.bool_()),
     ("ids", IDS),  # [L] text tokens, no special tokens
     ("ends", IDS),  # [L] byte of the chunk at which each token ends, -1 where that is not known
@@ -89,7 +89,7 @@ FUSE = _schema(
     ("logprobs", FLOATS),
     ("mass", FLOATS),  # [T]
     ("winner", IDS),  # [T] the source that counts most at each position, -1 where none does
-    ("weights", FLOATS),  # [S] how much each source counts in this row, the mean over its positions
+    ("weights", FLOATS),  # [S] how much each source counts, the mean over the positions of its document or block
     ("scores", FLOATS),  # [S] of each source on the document (nats per byte) or block, NaN where it has none
 )
 EVALUATE = _schema(
@@ -104,21 +104,21 @@ EVALUATE = _schema(
 )
 MAP = StageSchema(
     "map",
-    1,
+    2,
     pa.schema(
         [
             _field("source_id", pa.int32()),
             _field("target_ids", IDS),
             _field("weights", FLOATS),
             _field("distance", pa.int32()),  # edit distance of the pieces, -1 where none applies
-            _field("how", pa.string()),  # exact, role, byte, distance, first_piece, unmapped
+            _field("how", pa.string()),  # exact, role, byte, distance, first_piece, learned, unmapped
         ]
     ),
 )
 
 SCHEMAS = {schema.stage: schema for schema in (PREPARE, ENCODE, CAPTURE, MAP, ALIGN, FUSE, EVALUATE)}
 # Stages that write folders or pages instead of shards; their versions go into their keys all the same.
-OTHER_VERSIONS = {"check": 1, "train": 1, "report": 1, "corpus": 1}
+OTHER_VERSIONS = {"check": 1, "train": 1, "headroom": 1, "report": 1, "corpus": 1}
 
 
 def schema_version(stage: str) -> int:

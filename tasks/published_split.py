@@ -49,7 +49,7 @@ class PublishedSplit:
         return [decoded(self.tokenizers[longest], part) for part in parts]
 
 
-def decoded(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
+def decoded(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
     """Return the text of some ids without special tokens, spaces tidied if the tokenizer's configuration says so."""
     text = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
     if not tidies(tokenizer):

@@ -13,12 +13,12 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.settings import Settings
-from logitfuse.tasks.align import AlignSettings
+from logitfuse.tasks.align_settings import AlignSettings, check_align_inputs
 from logitfuse.tasks.capture import CaptureSettings
 from logitfuse.tasks.check import CheckSettings
 from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.evaluate import EvaluateSettings
-from logitfuse.tasks.fuse import FuseSettings
+from logitfuse.tasks.fuse_settings import FuseSettings, check_inputs, check_weights
 from logitfuse.tasks.models.reference import ModelSettings
 from logitfuse.tasks.training.settings import TrainSettings
 from logitfuse.tasks.vocabulary_map import MapSettings
@@ -91,6 +91,21 @@ class Recipe(Settings):
             if source.label in seen:
                 raise ValueError(f"sources: two models are called {source.label!r}; give one another name")
             seen[source.label] = models[source.model, source.revision] = f"source {number + 1}"
+        return self
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Recipe:
+        labels = [self.target.label] if self.include_target else []
+        labels += [source.label for source in self.sources]
+        check_align_inputs(self.align, self.capture, self.include_target)
+        check_weights(self.fuse, labels)
+        check_inputs(
+            self.fuse,
+            past_end=self.capture.past_end,
+            logits=self.align.values == "logits",
+            start=0 if self.target.start == "bos" else None,  # what `auto` finds is checked once the model is there
+            end=0 if self.target.end == "eos" else None,
+        )
         return self
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, cast
 
-from logitfuse.tasks import align, capture, check, encode, evaluate, fuse, report, train, vocabulary_map
+from logitfuse.tasks import align, capture, check, encode, evaluate, fuse, headroom, report, train, vocabulary_map
 
 if TYPE_CHECKING:
     from logitfuse.tasks.engine import Work
@@ -27,6 +27,7 @@ STAGES: dict[str, Stage] = {
     "map": cast(Stage, vocabulary_map),
     "align": cast(Stage, align),
     "fuse": cast(Stage, fuse),
+    "headroom": cast(Stage, headroom),
     "train": cast(Stage, train),
     "evaluate": cast(Stage, evaluate),
     "report": cast(Stage, report),

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from logitfuse.kernels.vocabulary_map import VOCABULARY_MAPS, How, VocabularyMap, identity_map
+from logitfuse.kernels.vocabulary_map import (
+    VOCABULARY_MAPS,
+    How,
+    TwiceCut,
+    VocabularyMap,
+    identity_map,
+    tokens_to_fit,
+)
 from logitfuse.storage.schemas import MAP
 from logitfuse.storage.settings import Settings
-from logitfuse.storage.shards import Rows, ShardWriter, read_batches
+from logitfuse.storage.shards import Rows, ShardWriter, read_batches, verified_path
+from logitfuse.tasks.align_settings import conditions
 from logitfuse.tasks.engine import Counts, Progress, Work
+from logitfuse.tasks.fitting_text import shards_to_fit, training_chunks
 from logitfuse.tasks.models.vocabulary import map_context, vocabulary_view
 from logitfuse.tasks.strategy import checked_options, strategy_field
 from logitfuse.tasks.unit import Unit
@@ -31,10 +41,11 @@ class MapSettings(Settings):
 
     strategy: str = strategy_field(
         VOCABULARY_MAPS,
-        "first_piece",
+        "learned",
         "Strategy",
         "exact: same bytes only. mined: also the least edit distance (the paper). first_piece: what the target's own "
-        "tokenizer would begin with.",
+        "tokenizer would begin with. learned: what the target writes at the same places of the training text. "
+        "published: the paper's code, which compares the pieces as they are spelled.",
     )
     options: dict[str, Any] = Field({}, title="Options", description="Keyword options of the chosen strategy.")
 
@@ -61,9 +72,16 @@ def work(run: Run, unit: Unit) -> Work:
     source, target = run.tokenizers[unit.needed_source], run.target
     settings = run.recipe.map
     width = max(s.head_width for s in run.teachers.values() if s.tokenizer_label == unit.source)
+    options = checked_options(VOCABULARY_MAPS, settings.strategy, settings.options)
+    wanted = None if _is_same(source, target) else tokens_to_fit(settings.strategy, options)
+    shards = shards_to_fit(run, unit.needed_source, wanted)
+    conditioned = wanted is not None and conditions(run.recipe.align, run.recipe.include_target)
 
     def compute(path: Path, progress: Progress) -> Counts:
-        found = build_map(source, target, width, settings)
+        files = [{name: verified_path(run.store, record) for name, record in shard.items()} for shard in shards]
+        pairs = training_chunks(files) if files else None
+        workers = run.recipe.execution.workers
+        found = build_map(source, target, width, settings, workers=workers, pairs=pairs, conditioned=conditioned)
         write_map(found, path)
         return {"source_tokens": found.source_size, **found.counts()}
 
@@ -73,22 +91,41 @@ def work(run: Run, unit: Unit) -> Work:
         name="map",
         compute=compute,
         settings=settings,
+        inputs=tuple(record for shard in shards for record in shard.values()),
         fingerprints={
             "source": source.vocabulary.fingerprint,
             "target": target.vocabulary.fingerprint,
             "widths": [width, target.head_width],
+            **({"conditioned": True} if conditioned else {}),
         },
     )
 
 
-def build_map(source: Source, target: Source, width: int, settings: MapSettings) -> VocabularyMap:
-    """Return the map; models with the same tokenizer need no strategy."""
-    if source.vocabulary.fingerprint == target.vocabulary.fingerprint:
+def build_map(
+    source: Source,
+    target: Source,
+    width: int,
+    settings: MapSettings,
+    *,
+    workers: int = 1,
+    pairs: Iterable[TwiceCut] | None = None,
+    conditioned: bool = False,
+) -> VocabularyMap:
+    """Return the map; models with the same tokenizer need no strategy.
+
+    `width`: of the widest head that writes the source's tokens. `workers`: threads, which change no result. `pairs`:
+    training text, for strategies that are fitted on it. `conditioned`: align weights rows by the target's prediction.
+    """
+    if _is_same(source, target):
         return identity_map(source.vocabulary.size, width)
     strategy = VOCABULARY_MAPS.get(settings.strategy)
     options = checked_options(VOCABULARY_MAPS, settings.strategy, settings.options)
     views = (vocabulary_view(source.vocabulary, width), vocabulary_view(target.vocabulary, target.head_width))
-    return strategy(*views, map_context(target.tokenizer, target.vocabulary), **options)
+    return strategy(*views, map_context(target.tokenizer, target.vocabulary, workers, pairs, conditioned), **options)
+
+
+def _is_same(source: Source, target: Source) -> bool:
+    return source.vocabulary.fingerprint == target.vocabulary.fingerprint
 
 
 def write_map(found: VocabularyMap, path: Path) -> None:

@@ -82,6 +82,10 @@ def recipe_content(folder: Path, models: Path, documents: int = 20) -> dict:
         },
         "check": {"nats_per_byte": None},  # random weights predict nothing
         "capture": {"k": 4, "tokens_per_batch": 256, "window_chunks": 8, "head_positions": 32},
+        # The simplest of each: what tests work out by hand. The defaults have tests of their own.
+        "map": {"strategy": "first_piece"},
+        "align": {"condition_on_target": "never", "min_probability": 0.0},
+        "fuse": {"rule": "min_ce"},
         "train": {
             "learning_rate": 0.001, "dtype": "fp32", "sequence_length": 256, "tokens_per_step": 512,
             "micro_batch_tokens": 512,

@@ -1,35 +1,41 @@
 """Alignment by byte offsets: a target position is served by the source position that consumed the same bytes."""
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from logitfuse.kernels.alignment import ALIGNMENTS
+from logitfuse.kernels.alignment import ALIGNMENTS, Side, VocabularyPair
 
 
 @ALIGNMENTS("offsets")
-def offsets(source_bytes: NDArray[np.int64], target_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return for each target position the index of the source position that serves it, -1 where none does.
+def offsets(source: Side, target: Side, pair: VocabularyPair) -> NDArray[np.int64]:
+    """Match positions whose consumed text ends at the same byte, in one pass over both sides; vocabularies are no part.
 
-    `source_bytes` [P] and `target_bytes` [T] say at which byte the consumed text of each position ends, rising, with
-    -1 where that is not known. Byte ends, not character offsets: all parts of a split character share a character
-    offset, and using those would leak the future. Where several positions have consumed the same bytes (a lone
-    prefix marker has no text), only the last one is a full context on either side.
+    Byte ends, not character offsets: all parts of a split character share a character offset, and using those would
+    leak the future. Where several positions have consumed the same bytes (a lone prefix marker has no text), only the
+    last one is a full context on either side.
     """
-    source = _last_of_each(source_bytes)
-    target = _last_of_each(target_bytes)
-    found = np.searchsorted(source_bytes[source], target_bytes[target])
-    inside = found < len(source)
-    same = np.zeros(len(target), bool)
-    same[inside] = source_bytes[source[found[inside]]] == target_bytes[target[inside]]
+    return _merge(source.bytes_P, source.position_offsets, target.bytes_P, target.position_offsets)
+
+
+@numba.njit(cache=True, nogil=True)
+def _merge(source_bytes, source_offsets, target_bytes, target_offsets):  # type: ignore[no-untyped-def]
     serving = np.full(len(target_bytes), -1, np.int64)
-    serving[target[same]] = source[found[same]]
+    for c in range(len(source_offsets) - 1):
+        s, s_stop = source_offsets[c], source_offsets[c + 1]
+        latest = -1  # the last source position that has consumed at most the target's bytes
+        previous = -1  # the last target position whose bytes are known
+        for t in range(target_offsets[c], target_offsets[c + 1]):
+            byte = target_bytes[t]
+            if byte < 0:
+                continue
+            if previous >= 0 and target_bytes[previous] == byte:
+                serving[previous] = -1
+            while s < s_stop and source_bytes[s] <= byte:
+                if source_bytes[s] >= 0:
+                    latest = s
+                s += 1
+            if latest >= 0 and source_bytes[latest] == byte:
+                serving[t] = latest
+            previous = t
     return serving
-
-
-def _last_of_each(ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the indices of the last position at each known byte."""
-    known = np.flatnonzero(ends >= 0)
-    if len(known) == 0:
-        return known
-    is_last = np.append(np.diff(ends[known]) != 0, True)
-    return known[is_last]

@@ -6,15 +6,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logitfuse.kernels.fusion import FUSIONS
+from logitfuse.kernels.fusion.bfloat16 import Precision, rewards, softmax_of_rewards
+from logitfuse.kernels.fusion.distributions import Distributions
+from logitfuse.kernels.fusion.evidence import Evidence
 from logitfuse.kernels.fusion.mixture import mixture
-from logitfuse.kernels.sparse import Sparse
+from logitfuse.kernels.fusion.shares import shares
 
 
 @FUSIONS("avg_ce")
-def avg_ce(sources: Sequence[Sparse], scores_ST: NDArray[np.float64]) -> tuple[Sparse, NDArray[np.float64]]:
-    """Mix with weights softmax(exp(-score)), the published code's nearly uniform rule; no score, no weight."""
-    reward_ST = np.exp(-scores_ST)
-    weights_ST = np.where(np.isfinite(scores_ST), np.exp(reward_ST), 0.0)
-    total_T = weights_ST.sum(axis=0)
-    weights_ST = np.divide(weights_ST, total_T, out=np.zeros_like(weights_ST), where=total_T > 0)
-    return mixture(sources, weights_ST), weights_ST
+def avg_ce(
+    sources: Sequence[Distributions], evidence: Evidence, *, precision: Precision = "full"
+) -> tuple[Distributions, NDArray[np.float64]]:
+    """Mix with weights softmax(exp(-score)), the published code's nearly uniform rule; no score, no weight.
+
+    A source's own weight multiplies its share. `precision` bf16 computes rewards, weights and the sum in bfloat16 as
+    published; the weights then need not add up to exactly 1.
+    """
+    with np.errstate(divide="ignore"):
+        prior_S1 = np.log(evidence.priors)[:, None]
+    scored_ST = np.isfinite(evidence.scores)
+    if precision == "bf16":
+        rewards_ST = np.where(scored_ST, rewards(evidence.scores) + prior_S1, -np.inf)
+        weights_ST = softmax_of_rewards(rewards_ST.astype(np.float32))
+    else:
+        weights_ST = shares(np.where(scored_ST, np.exp(-evidence.scores) + prior_S1, -np.inf))
+    return mixture(sources, weights_ST, precision), weights_ST

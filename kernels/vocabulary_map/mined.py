@@ -15,7 +15,7 @@ def mined(source: VocabularyView, target: VocabularyView, context: MapContext) -
     """
     matches = Matches(source, target)
     whole, cut = matches.open_texts()
-    candidates = _whole_pieces(target)
+    candidates = whole_pieces(target)
     ids = list(candidates)
     nearest, distances = nearest_by_edit_distance(
         list(whole.values()), list(candidates.values()), workers=context.workers
@@ -27,7 +27,8 @@ def mined(source: VocabularyView, target: VocabularyView, context: MapContext) -
     return matches.finished()
 
 
-def _whole_pieces(vocabulary: VocabularyView) -> dict[int, str]:
+def whole_pieces(vocabulary: VocabularyView) -> dict[int, str]:
+    """Return id → text of the pieces that may be compared by characters: no `<0xNN>` tokens, no cut characters."""
     pieces: dict[int, str] = {}
     for token, text in enumerate(vocabulary.texts):
         if text is not None and token not in vocabulary.byte_ids:

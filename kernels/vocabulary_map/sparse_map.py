@@ -1,8 +1,9 @@
 """What a vocabulary map is made from and what it is. Legend: S source ids, N entries of the map."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ class How(IntEnum):
     BYTE = 3  # the same single byte, through a `<0xNN>` token on either side
     DISTANCE = 4  # the least edit distance
     FIRST_PIECE = 5  # a target piece the source piece begins with
+    LEARNED = 6  # counted in text that both tokenizers cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,16 +27,33 @@ class VocabularyView:
 
     `texts[id]`: the bytes a token stands for, None for special tokens and ids that are no token. `roles`: part →
     special id (`bos`, `eos`, …, or the special token's own spelling). `byte_ids`: id → byte of `<0xNN>` tokens.
+    `pieces[id]`: the spelling in the tokenizer's own file, None where there is no token; empty where nobody asks.
+    `marker`: how the pieces spell a space (`▁`, `Ġ`), "" where they do not. `dummy_prefix`: the tokenizer puts a
+    space before each text.
     """
 
     texts: Sequence[bytes | None]
     roles: Mapping[str, int] = field(default_factory=dict)
     byte_ids: Mapping[int, int] = field(default_factory=dict)
+    pieces: Sequence[str | None] = ()
+    marker: str = ""
+    dummy_prefix: bool = False
 
     def __post_init__(self) -> None:
+        if self.pieces and len(self.pieces) != len(self.texts):
+            raise ValueError(f"{len(self.pieces)} pieces for {len(self.texts)} ids: give one per id, or none at all.")
         outside = [i for i in (*self.roles.values(), *self.byte_ids) if not 0 <= i < len(self.texts)]
         if outside:
             raise ValueError(f"ids {sorted(outside)} lie outside the vocabulary of {len(self.texts)} ids.")
+
+
+class TwiceCut(NamedTuple):
+    """One chunk of text as both tokenizers cut it: ids, and the byte each token ends at, -1 where not known."""
+
+    source_ids: NDArray[np.int32]  # [L]
+    source_ends: NDArray[np.int32]  # [L]
+    target_ids: NDArray[np.int32]  # [M]
+    target_ends: NDArray[np.int32]  # [M]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +61,15 @@ class MapContext:
     """What a strategy may need beside the two vocabularies, given by the stage.
 
     `target_encode`: the target's own tokenisation of each text as it would stand behind other text; an empty list
-    where it has none. `workers`: threads; changes no result.
+    where it has none. `pairs`: chunks of training text, for strategies that ask for text (`tokens_to_fit`).
+    `conditioned`: the target's own prediction will be multiplied in wherever the map is used, so a fitted row must not
+    hold the target's habits a second time. `workers`: threads; changes no result.
     """
 
     target_encode: Callable[[Sequence[str]], list[list[int]]] | None = None
     workers: int = 1
+    pairs: Iterable[TwiceCut] | None = None
+    conditioned: bool = False
 
 
 @dataclass(frozen=True, eq=False)

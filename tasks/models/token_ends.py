@@ -6,11 +6,13 @@ A wrong end would let a model see the future, so an end that is not certain is -
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 UNKNOWN = -1
+REACH = 512  # characters since the last known end over which normalising is still looked into: it takes time
 # Vowels and finals of Hangul, and Katakana's half-width sound marks: no marks by category, yet composed like them.
 JOINED_TO_THE_LAST = re.compile("[\u1160-\u11ff\ud7b0-\ud7ff\uff9e\uff9f]")
 
@@ -57,6 +59,7 @@ def certain_ends(
     groups = _groups(spans)
     starts = [min(start for start, _ in spans[a:b]) for a, b in groups]
     pending: tuple[int, int] | None = None  # first token and first character since the last known end
+    sure = 0  # the last known end, in characters
     for (a, b), start, following in zip(groups, starts, [*starts[1:], len(text)], strict=True):
         if pending is None or _stands_apart(text, start):
             pending = (a, start)
@@ -64,12 +67,37 @@ def certain_ends(
         stop = max(end for _, end in spans[a:b])
         # A normaliser that composes characters may leave the last ones outside of every span.
         for end in dict.fromkeys((stop, following)):
-            within = _ends_within(token_texts[first:b], text[begin:end], _stands_apart(text, end), normalised)
+            within = _ends_within(token_texts[first:b], _Piece(text, sure, begin, end, following), normalised)
             if within is not None:
                 ends[first:b] = np.where(within < 0, within, within + byte_at[begin])
-                pending = None
+                pending, sure = None, end
                 break
     return ends
+
+
+class _Piece(NamedTuple):
+    """The characters begin..end of a text, with those since the last known end before them and some after them."""
+
+    text: str
+    since: int
+    begin: int
+    end: int
+    until: int
+
+    @property
+    def here(self) -> str:
+        return self.text[self.begin : self.end]
+
+    def is_cut_out_by(self, normalised: Callable[[str], str]) -> bool:
+        """Return whether normalising what lies around changes nothing across its borders, white space aside.
+
+        A normaliser that replaces two characters by one gives spans of one of them: the other must not be left out.
+        """
+        if self.begin - self.since > REACH:
+            return False
+        before, after = self.text[self.since : self.begin], self.text[self.end : max(self.until, self.end)]
+        apart = normalised(before) + normalised(self.here) + normalised(after)
+        return "".join(apart.split()) == "".join(normalised(before + self.here + after).split())
 
 
 def _stands_apart(text: str, index: int) -> bool:
@@ -90,20 +118,24 @@ def _groups(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _ends_within(
-    token_texts: Sequence[bytes | None], piece: str, ends_apart: bool, normalised: Callable[[str], str]
+    token_texts: Sequence[bytes | None], piece: _Piece, normalised: Callable[[str], str]
 ) -> NDArray[np.int64] | None:
     """Return tokens' byte ends counted from their start, -1 where not certain; None if `piece` is not their text.
 
     A token without text is taken to stand for its span, if normalising neither changes it nor reaches over its end.
     """
-    raw = piece.encode()
+    here, raw = piece.here, piece.here.encode()
+    known = [token_text for token_text in token_texts if token_text is not None]
+    joined = b"".join(known)
+    if len(known) == len(token_texts) and joined in (raw, b" " + raw):
+        return np.cumsum([len(token_text) for token_text in known]) - (len(joined) - len(raw))
+    usual = normalised(here)
+    if len(known) < len(token_texts):
+        same = _stands_apart(piece.text, piece.end) and usual.strip() == here.strip()
+    else:
+        same = joined in (usual.encode(), b" " + usual.encode()) or b" " + joined == usual.encode()
+    if not (same and piece.is_cut_out_by(normalised)):
+        return None
     ends = np.full(len(token_texts), UNKNOWN, np.int64)
     ends[-1] = len(raw)
-    if any(token_text is None for token_text in token_texts):
-        return ends if ends_apart and normalised(piece).strip() == piece.strip() else None
-    known = [token_text or b"" for token_text in token_texts]
-    joined = b"".join(known)
-    if joined in (raw, b" " + raw):
-        return np.cumsum([len(token_text) for token_text in known]) - (len(joined) - len(raw))
-    usual = normalised(piece).encode()
-    return ends if joined in (usual, b" " + usual) or b" " + joined == usual else None
+    return ends

@@ -5,7 +5,7 @@ Only `tokenizers`-backed tokenizers are used: their whole behaviour is one JSON 
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from logitfuse.kernels.pieces import SPACE_MARK, Kind, byte_pieces, piece_bytes
-from logitfuse.kernels.vocabulary_map import MapContext, VocabularyView
+from logitfuse.kernels.vocabulary_map import MapContext, TwiceCut, VocabularyView
 from logitfuse.storage.errors import ModelRefused
 from logitfuse.tasks.models.token_ends import Ends, Ids, certain_ends, tiled_ends
 from logitfuse.tasks.models.tokenizer_spec import Spec, adds_space, fingerprint, model_ids, read_kind
@@ -30,6 +30,8 @@ _SWITCHES = threading.Lock()
 
 SENTINELS_BEFORE_SPACE = ("a", ".", "\n")
 SENTINELS = ("\n", "a", ".")
+
+SPACE_MARKERS: dict[Kind, str] = {"sentencepiece": SPACE_MARK, "byte_level": "Ġ", "wordpiece": ""}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,11 @@ class Vocabulary:
     def size(self) -> int:
         """Number of ids, holes included; a model's head may have more."""
         return len(self.pieces)
+
+    @property
+    def marker(self) -> str:
+        """How its pieces spell a space, "" where they spell none."""
+        return SPACE_MARKERS[self.kind]
 
     @cached_property
     def text_lengths(self) -> NDArray[np.int32]:
@@ -115,16 +122,33 @@ def vocabulary_view(vocabulary: Vocabulary, width: int) -> VocabularyView:
     Ids past the tokenizer have no text; ids past the head are cut off, since no model can write them. A special
     token's spelling is a role of its own, so that `<|im_start|>` finds `<|im_start|>`.
     """
-    texts = [*vocabulary.texts[:width], *[None] * (width - vocabulary.size)]
+    padding = [None] * (width - vocabulary.size)
+    texts = [*vocabulary.texts[:width], *padding]
     spellings = {str(vocabulary.pieces[token]): token for token in sorted(vocabulary.special_ids)}
     roles = {role: token for role, token in (spellings | dict(vocabulary.roles)).items() if token < width}
     byte_ids = byte_pieces(vocabulary.pieces[:width], vocabulary.kind)
-    return VocabularyView(texts, roles, {token: byte for token, byte in byte_ids.items() if texts[token]})
+    return VocabularyView(
+        texts,
+        roles,
+        {token: byte for token, byte in byte_ids.items() if texts[token]},
+        pieces=[*vocabulary.pieces[:width], *padding],
+        marker=vocabulary.marker,
+        dummy_prefix=vocabulary.dummy_prefix,
+    )
 
 
-def map_context(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, workers: int = 1) -> MapContext:
-    """Return what vocabulary maps may ask of the target's tokenizer; `workers` threads change no result."""
-    return MapContext(partial(encode_behind_sentinel, tokenizer, vocabulary), workers)
+def map_context(
+    tokenizer: PreTrainedTokenizerFast,
+    vocabulary: Vocabulary,
+    workers: int = 1,
+    pairs: Iterable[TwiceCut] | None = None,
+    conditioned: bool = False,
+) -> MapContext:
+    """Return what vocabulary maps may ask of the target's tokenizer, and text for those that are fitted on some.
+
+    `workers` threads change no result. `conditioned`: align will weight rows by what the target predicts.
+    """
+    return MapContext(partial(encode_behind_sentinel, tokenizer, vocabulary), workers, pairs, conditioned)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, text: str) -> tuple[Ids, Ends]:

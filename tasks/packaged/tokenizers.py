@@ -14,7 +14,9 @@ from logitfuse.tasks.packaged.pinned import PackageFile
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-CONVERSION = 1  # raise it whenever a tokenizer folder's content changes: it is part of the folder's name
+# Parts of folder names: raise one whenever the content of its folders changes.
+CONVERSION = 2  # tokenizers
+UNPACKED = 1  # the vocabulary files they are made from
 CASE_BORDER = "\n__ggml_vocab_test__\n"
 
 LLAMA_CPP = PackageFile(
@@ -70,7 +72,7 @@ def reference_cases(name: str, cache: Path | None = None) -> list[tuple[str, lis
 
 def vocabulary_file(vocabulary: str, cache: Path | None = None) -> Path:
     """Return the path of a vocabulary-only GGUF file, such as `llama-spm`; its reference cases lie beside it."""
-    folder = (cache or cache_folder()) / "tokenizers" / f"vocabularies-{CONVERSION}"
+    folder = (cache or cache_folder()) / "tokenizers" / f"vocabularies-{UNPACKED}"
     return make_folder_once(folder, lambda scratch: _unpack(scratch, cache)) / f"ggml-vocab-{vocabulary}.gguf"
 
 

@@ -109,7 +109,7 @@ def save_tokenizer(vocabulary: Vocabulary, folder: Path) -> Tokenizer:
 
 
 def _byte_level(vocabulary: Vocabulary) -> Tokenizer:
-    ids = {token: id for id, token in enumerate(vocabulary.tokens)}
+    ids = _ids(vocabulary.tokens)
     # Llama-3 takes a word that is a token as it is; its merges alone would not build every one of them.
     whole_words = vocabulary.cut == "llama-bpe"
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=vocabulary.merges, ignore_merges=whole_words))
@@ -137,7 +137,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> Tokenizer:
     # User-defined runs of spaces are stored as spaces, but text reaches the merges with every space replaced.
     tokens = [token.replace(" ", SPACE) for token in vocabulary.tokens]
     model = models.BPE(
-        vocab={token: id for id, token in enumerate(tokens)},
+        vocab=_ids(tokens),
         merges=merges_from_scores(tokens, vocabulary.scores, vocabulary.kinds),
         unk_token=tokens[vocabulary.special["unk"]],
         fuse_unk=True,
@@ -174,11 +174,22 @@ def merges_from_scores(tokens: list[str], scores: list[float], kinds: list[int])
     return [(left, right) for *_, left, right in ranked]
 
 
+def _ids(tokens: list[str]) -> dict[str, int]:
+    return {token: id for id, token in enumerate(tokens) if not _only_pads(token, id)}
+
+
+def _only_pads(token: str, id: int) -> bool:
+    """Whether a GGUF file has this token only to be as long as the model's head; its own tokenizer has none there.
+
+    Such an id stands for no text: it is no candidate of a vocabulary map, and text that spells it must not become it.
+    """
+    return token == f"[PAD{id}]"
+
+
 def _added(vocabulary: Vocabulary, *kinds: TokenKind) -> list[AddedToken]:
-    # Ids that only pad the vocabulary to a round number stay out: text that spells one must not become it.
     replaced = SPACE if vocabulary.algorithm == "llama" else " "
     return [
         AddedToken(token.replace(" ", replaced), normalized=False, special=TokenKind.CONTROL in kinds)
         for id, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.kinds, strict=True))
-        if kind in kinds and token != f"[PAD{id}]"
+        if kind in kinds and not _only_pads(token, id)
     ]

@@ -16,6 +16,7 @@ MUCH_BEYOND_CONTEXT = 0.01
 def cautions(facts: dict[str, Any]) -> list[str]:
     """Return the warnings of a report, in plain words."""
     return [
+        *cautions_of_headroom(facts),
         *_compared(facts, "target", "the target as it came"),
         *_compared(facts, "control", "the control, which saw the same text without the sources"),
         *_worse_domains(facts),
@@ -23,6 +24,14 @@ def cautions(facts: dict[str, Any]) -> list[str]:
         *_alignment(facts),
         *_few_documents(facts),
     ]
+
+
+def cautions_of_headroom(facts: dict[str, Any]) -> list[str]:
+    """Return what stage headroom warned of before training: targets that are worse than the student they teach."""
+    headroom = facts.get("headroom", {"measured": True, "warnings": []})
+    if not headroom["measured"]:
+        return [f"Whether the fused targets are better than the target model is not known: {headroom['why_not']}"]
+    return list(headroom["warnings"])
 
 
 def _compared(facts: dict[str, Any], role: str, called: str) -> list[str]:

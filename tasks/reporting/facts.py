@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from logitfuse.tasks.headroom import read_headroom
 from logitfuse.tasks.reporting.cautions import cautions
 from logitfuse.tasks.reporting.comparison import gain_rows, result_rows
 from logitfuse.tasks.reporting.contributions import alignment_facts, fusion_facts
@@ -37,6 +38,7 @@ def gather(run: Run, stages: list[str]) -> dict[str, Any]:
         "gains": gain_rows(run),
         "fusion": fusion_facts(run),
         "alignment": alignment_facts(run),
+        "headroom": read_headroom(run),
         "training": training_facts(run),
         "stages": costs,
         "seconds": round(sum(row["seconds"] for row in costs), 3),

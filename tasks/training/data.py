@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from logitfuse.kernels.positions import NO_LABEL
 from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMismatch
 
 TRAIN_SPLIT = "train"
@@ -148,9 +149,10 @@ def _load(table: pa.Table, where: str, vocabulary: int) -> _RowGroup:
     ):
         raise ShardCorrupt(f"{where}: its lists do not have the lengths that belong together. Redo stage 'fuse'.")
     for name in ("inputs", "labels", "ids"):
-        if len(flat[name]) and (flat[name].min() < 0 or flat[name].max() >= vocabulary):
+        values = flat[name][flat[name] != NO_LABEL] if name == "labels" else flat[name]
+        if len(values) and (values.min() < 0 or values.max() >= vocabulary):
             raise ShardMismatch(
-                f"{where}: column {name!r} holds token {flat[name].max()} (least {flat[name].min()}), but the model "
+                f"{where}: column {name!r} holds token {values.max()} (least {values.min()}), but the model "
                 f"predicts {vocabulary} tokens. The shard was made for another target; redo stage 'fuse' for this one."
             )
     return _RowGroup(table["doc_id"], rows, entry_starts, flat)

@@ -1,11 +1,9 @@
-"""Projection, fusion rules and scores against dense or loop references."""
+"""Projection and scores against dense or loop references."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitfuse.kernels.fusion import FUSIONS
 from logitfuse.kernels.projection import project
 from logitfuse.kernels.scores import Scored, nats_over_identical_bytes
 from logitfuse.kernels.sparse import Sparse, concatenate
@@ -60,50 +58,6 @@ def test_projection_is_a_matrix_product(seed: int) -> None:
     expected = np.array([np.zeros(V) if r < 0 else (source @ matrix)[r] for r in rows]).reshape(T, V)
     np.testing.assert_allclose(dense(found), expected, atol=1e-12)
     assert_sorted(found)
-
-
-@given(seeds)
-def test_min_ce_copies_the_best_source(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    T, S = int(rng.integers(1, 6)), int(rng.integers(1, 4))
-    sources = [random_rows(rng, T) for _ in range(S)]
-    scores = rng.integers(0, 3, (S, T)).astype(np.float64)
-    fused, weights = FUSIONS.get("min_ce")(sources, scores)
-    for t in range(T):
-        best = min(range(S), key=lambda s: (scores[s, t], s))
-        np.testing.assert_allclose(dense(fused)[t], dense(sources[best])[t], atol=1e-12)
-        assert weights[best, t] == 1 and weights[:, t].sum() == 1
-
-
-@given(seeds)
-def test_avg_ce_is_the_weighted_mean_of_those_that_serve(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    T, S = int(rng.integers(1, 6)), int(rng.integers(1, 4))
-    sources = [random_rows(rng, T) for _ in range(S)]
-    scores = rng.random((S, T)) * 3
-    fused, _ = FUSIONS.get("avg_ce")(sources, scores)
-    for t in range(T):
-        serving = [s for s in range(S) if sources[s].counts[t]]
-        raw = {s: np.exp(np.exp(-scores[s, t])) for s in serving}
-        expected = sum((raw[s] / sum(raw.values()) * dense(sources[s])[t] for s in serving), np.zeros(V))
-        np.testing.assert_allclose(dense(fused)[t], expected, atol=1e-12)
-    assert_sorted(fused)
-
-
-@pytest.mark.parametrize("rule", FUSIONS.names())
-@given(seed=seeds)
-def test_one_source_alone_is_left_as_it_is(rule: str, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    source = random_rows(rng, 4)
-    fused, _ = FUSIONS.get(rule)([source], rng.random((1, 4)))
-    np.testing.assert_allclose(dense(fused), dense(source), atol=1e-12)
-
-
-@pytest.mark.parametrize("rule", FUSIONS.names())
-def test_no_scores_at_all_give_nothing_and_no_nan(rule: str) -> None:
-    source = random_rows(np.random.default_rng(0), 3, empty=0)
-    fused, weights = FUSIONS.get(rule)([source, source], np.full((2, 3), np.inf))
-    assert not weights.any() and not fused.counts.any()
 
 
 def test_scores_compare_identical_bytes_only() -> None:

@@ -10,9 +10,8 @@ def split_text(text, tokenizers, tidy, threshold):
     if not any(len(ids) > threshold for ids in tokenised):
         return [text]
     most = max(len(ids) for ids in tokenised)
-    for ids, tokenizer, tidies in zip(tokenised, tokenizers, tidy, strict=True):
-        if len(ids) == most:
-            break
+    decider = [len(ids) == most for ids in tokenised].index(True)  # the first of equals
+    ids, tokenizer, tidies = tokenised[decider], tokenizers[decider], tidy[decider]
     pieces = []
     position = 0
     while position < most:

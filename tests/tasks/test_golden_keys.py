@@ -6,19 +6,25 @@ shard of that stage will be made again, and users should read so in the CHANGELO
 """
 
 import hashlib
+import inspect
 from typing import Any
 
 import pytest
 
+from logitfuse.kernels.alignment import ALIGNMENTS
+from logitfuse.kernels.fusion import FUSIONS
+from logitfuse.kernels.losses.residuals import RESIDUALS
+from logitfuse.kernels.registry import Registry
+from logitfuse.kernels.vocabulary_map import VOCABULARY_MAPS
 from logitfuse.storage.keys import canonical_json, result_key
 from logitfuse.storage.schemas import schema_version
 from logitfuse.storage.settings import Settings
-from logitfuse.tasks.align import AlignSettings
+from logitfuse.tasks.align_settings import AlignSettings
 from logitfuse.tasks.capture import CaptureSettings
 from logitfuse.tasks.check import CheckSettings
 from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.evaluate import EvaluateSettings
-from logitfuse.tasks.fuse import FuseSettings
+from logitfuse.tasks.fuse_settings import FuseSettings
 from logitfuse.tasks.training.settings import TrainSettings
 from logitfuse.tasks.vocabulary_map import MapSettings
 
@@ -37,6 +43,7 @@ GOLDEN: list[tuple[str, type[Settings], list[str], int, str, str]] = [
             "max_chunk_bytes",
             "max_documents",
             "near_duplicate_overlap",
+            "published_split",
             "revision",
             "seed",
             "source",
@@ -47,28 +54,52 @@ GOLDEN: list[tuple[str, type[Settings], list[str], int, str, str]] = [
             "validation_split",
         ],
         1,
-        "069635f57826",
+        "c8146c954551",
         "2f2647ca19fc911218f3",
     ),
     ("check", CheckSettings, ["nats_per_byte", "unknown_ends"], 1, "1f5b89964ad3", "a1d511837c22641cc932"),
     (
         "capture",
         CaptureSettings,
-        ["head_positions", "k", "tokens_per_batch", "window_chunks"],
-        1,
-        "3024ba7b9ed7",
-        "e094af1f499ffcbee1f8",
+        ["head_positions", "k", "max_length", "past_end", "raw_logits", "tokens_per_batch", "window_chunks"],
+        2,
+        "48fb8013ff87",
+        "2666dc9624284d2afa6a",
     ),
-    ("map", MapSettings, ["options", "strategy"], 1, "5c328c240510", "ce6f31c5b344622b2fa7"),
-    ("align", AlignSettings, ["strategy"], 1, "9be7353d5797", "2bf6ed44108a1f4a6d90"),
-    ("fuse", FuseSettings, ["options", "rule"], 1, "6ea35e97e50d", "5f8ee56fd01dc506b9d8"),
+    ("map", MapSettings, ["options", "strategy"], 2, "0ab8d3b585ca", "9633525f0970e7f98d36"),
+    (
+        "align",
+        AlignSettings,
+        [
+            "collision",
+            "condition_on_target",
+            "fallback",
+            "min_probability",
+            "options",
+            "strategy",
+            "values",
+        ],
+        2,
+        "d4b2ccf2d8de",
+        "b0857dff5e4a9b9228c2",
+    ),
+    (
+        "fuse",
+        FuseSettings,
+        ["block_tokens", "granularity", "options", "rule", "score", "source_weights", "temperature"],
+        2,
+        "b3416204304b",
+        "070163de31b0c4f3bde4",
+    ),
     (
         "train",
         TrainSettings,
         [
             "betas",
             "clm_weight",
+            "clm_weight_schedule",
             "control",
+            "divergence",
             "dtype",
             "epochs",
             "gradient_checkpointing",
@@ -86,9 +117,10 @@ GOLDEN: list[tuple[str, type[Settings], list[str], int, str, str]] = [
             "tokens_per_step",
             "warmup_ratio",
             "weight_decay",
+            "weighting",
         ],
         1,
-        "87cdd29ebcaa",
+        "5efc25b7968a",
         "af306504fce65262b03d",
     ),
     (
@@ -123,3 +155,30 @@ def test_every_stage_with_settings_is_written_down() -> None:
     assert [row[0] for row in GOLDEN] == [
         "prepare", "check", "capture", "map", "align", "fuse", "train", "evaluate",
     ]  # fmt: skip
+
+
+def defaults_of(registry: Registry[Any], name: str) -> dict[str, Any]:
+    parameters = inspect.signature(registry.get(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def test_defaults_of_strategies_are_written_down() -> None:
+    """Options at their defaults are in no key: a default that changes must raise its stage's version too."""
+    found = {
+        registry.kind: {name: options for name in registry.names() if (options := defaults_of(registry, name))}
+        for registry in (VOCABULARY_MAPS, ALIGNMENTS, FUSIONS, RESIDUALS)
+    }
+    assert found == {
+        "vocabulary map": {
+            "learned": {"max_tokens": 4_000_000, "prior": 1.0, "prune": 0.0001},
+            "published": {"nearest": True},
+        },
+        "alignment": {"dtw": {"first_marker": "auto"}},
+        "fusion rule": {
+            "avg_ce": {"precision": "full"},
+            "bayes": {"switch": 0.001},
+            "min_ce": {"precision": "full"},
+            "weighted": {"temperature": 0.1},
+        },
+        "residual rule": {},
+    }

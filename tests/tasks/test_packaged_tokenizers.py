@@ -24,11 +24,11 @@ from logitfuse.tasks.packaged.vocabularies import (
 # name: length, bos, eos, unk, and what "Hello world" is with the tokens a tokenizer adds by itself
 EXPECTED = {
     "llama-2": (32000, 1, 2, 0, [1, 15043, 3186]),
-    "mpt": (50432, 0, 0, 0, [12092, 1533]),
-    "gpt-neox": (50432, 0, 0, 0, [12092, 1533]),
+    "mpt": (50277, 0, 0, 0, [12092, 1533]),
+    "gpt-neox": (50277, 0, 0, 0, [12092, 1533]),
     "gpt-2": (50257, 50256, 50256, 50256, [15496, 995]),
     "llama-3": (128256, 128000, 128001, None, [128000, 9906, 1917]),
-    "qwen2": (151936, 151643, 151643, None, [9707, 1879]),
+    "qwen2": (151646, 151643, 151643, None, [9707, 1879]),
 }
 AWKWARD = ["", " ", "a\r\n\tb  c\u00a0d", "naïve café 東京 🦙🦙", "x" * 300, "3.14159 and 1984", "▁_▁", "\x00\x07"]
 
@@ -62,7 +62,8 @@ def test_byte_level_text_comes_back(name: str) -> None:
 @pytest.mark.models
 def test_ids_that_only_pad_the_vocabulary_are_never_produced() -> None:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder("mpt"))
-    assert tokenizer.convert_tokens_to_ids("[PAD50400]") == 50400
+    assert "[PAD50400]" not in tokenizer.get_vocab()
+    assert max(tokenizer.get_vocab().values()) == 50276
     assert 50400 not in tokenizer("[PAD50400]").input_ids
 
 
@@ -82,7 +83,7 @@ def test_a_tokenizer_that_misses_a_reference_encoding_is_refused(
     monkeypatch.setitem(packaged.TOKENIZERS, "gpt-2", wrong)
     with pytest.raises(ModelRefused, match="gpt-2"):
         tokenizer_folder("gpt-2", tmp_path)
-    assert not (tmp_path / "tokenizers" / "gpt-2-1").exists()
+    assert not list((tmp_path / "tokenizers").glob("gpt-2-*"))
 
 
 @pytest.mark.models

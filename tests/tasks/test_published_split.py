@@ -1,4 +1,4 @@
-"""The published split: by the longest tokenisation, lossy, each piece a document, each split of the corpus by itself."""
+"""The published split: by the longest tokenisation, lossy, each piece a document, each of the corpus's splits apart."""
 
 import json
 from pathlib import Path

@@ -46,9 +46,19 @@ def test_a_sound_recipe_passes(content: dict[str, Any]) -> None:
         ({"capture": {"top_k": 4}}, ["capture.top_k", "no such field"]),
         ({"train": {"learning_rat": 1}}, ["train.learning_rat", "'learning_rate'"]),
         ({"fuse": {"rule": "min_c"}}, ["fuse.rule", "Did you mean 'min_ce'"]),
-        ({"fuse": {"options": {"temperature": 1}}}, ["fuse", "no option 'temperature'"]),
+        ({"fuse": {"rule": "min_ce", "options": {"temperature": 1}}}, ["fuse", "no option 'temperature'"]),
         ({"map": {"strategy": "minned"}}, ["map.strategy", "'mined'"]),
         ({"align": {"strategy": "ofsets"}}, ["align.strategy", "'offsets'"]),
+        ({"align": {"values": "logits", "collision": "first"}}, ["align.values", "capture.raw_logits"]),
+        ({"align": {"values": "logits"}, "capture": {"raw_logits": True}}, ["align", "collision"]),
+        (
+            {"align": {"condition_on_target": "always"}, "include_target": False},
+            ["condition_on_target", "include_target"],
+        ),
+        ({"fuse": {"granularity": "block"}}, ["fuse.granularity", "capture.past_end"]),
+        ({"fuse": {"temperature": 2.0}}, ["fuse.temperature", "align.values"]),
+        ({"fuse": {"source_weights": {"tiny-mtp": 2}}}, ["fuse.source_weights", "Did you mean 'tiny-mpt'"]),
+        ({"fuse": {"source_weights": {"tiny-llama": 0, "tiny-mpt": 0}}}, ["every source has weight 0"]),
         ({"train": {"residual": "buckt"}}, ["train.residual", "'bucket'"]),
         ({"train": {"clm_weight": 1.5}}, ["train.clm_weight", "less than or equal to 1", "1.5"]),
         ({"train": {"clm_weight": -0.1}}, ["train.clm_weight", "greater than or equal to 0"]),
@@ -185,7 +195,8 @@ def test_the_paper_recipe_is_the_papers() -> None:
     assert (training.learning_rate, training.schedule, training.warmup_ratio) == (1e-5, "cosine", 0.008)
     assert (training.betas, training.weight_decay, training.max_grad_norm) == ((0.9, 0.95), 0.1, 1.0)
     assert (training.epochs, training.seed, training.dtype) == (1, 42, "bf16")
-    assert training.tokens_per_step == 128 * 2048 and training.residual == "renormalise"
+    assert (training.sequences_per_step, training.sequence_length) == (128, 2048)
+    assert (training.residual, training.weighting) == ("as_given", "sequence")
 
 
 def test_a_hub_model_without_a_hub_says_what_to_do(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,8 +174,10 @@ def aligned_reference(run: Run, label: str) -> list[list[dict[int, float]]]:
             found: dict[int, float] = defaultdict(float)
             # Llama's first position expects a piece with a space that is not in the text; MPT's does not.
             blocked = label == MPT and t == 0
-            serving = [p for p, b in enumerate(source_read) if b == byte and byte >= 0]
-            if serving and byte not in read[t + 1 :] and not blocked:
+            serving = [p for p, b in enumerate(source_read) if b == byte and byte >= 0 and byte not in read[t + 1 :]]
+            if label == LLAMA:  # one tokenizer on both sides: the same position
+                serving = [t]
+            if serving and not blocked:
                 p = serving[-1]
                 probs = np.exp(np.array(captured["logprobs"][p * k : (p + 1) * k], np.float64))
                 probs /= probs.sum() + captured["tail"][p]

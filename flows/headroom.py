@@ -1,0 +1,67 @@
+"""What `logitfuse headroom` prints: the targets against the student they are to teach."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from logitfuse.flows.show import console, errors
+from logitfuse.storage.errors import BadInput
+from logitfuse.tasks.headroom_table import ALL, Row, pick_rows
+
+
+def show_headroom(facts: dict[str, Any]) -> None:
+    """Print a table per held-out split and subject (the fused targets, each source alone), then the warnings."""
+    if not facts["measured"]:
+        errors.print(f"[bold yellow]Headroom cannot be measured:[/] {escape(facts['why_not'])}", highlight=False)
+        return
+    for split in dict.fromkeys(row["split"] for row in facts["rows"]):
+        for subject in dict.fromkeys(row["subject"] for row in facts["rows"]):
+            console.print(headroom_table(pick_rows(facts["rows"], split=split, subject=subject)))
+    for warning in facts["warnings"]:
+        errors.print(f"[bold red]Warning:[/] {escape(warning)}", highlight=False)
+
+
+def headroom_table(rows: list[Row]) -> Table:
+    """A row per class and per domain; below zero is headroom."""
+    first = rows[0]
+    title = f"{first['subject']}: nats of the true tokens of {first['split']} text (lower is better)"
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("", no_wrap=True)
+    for column in ("positions", "taught", "student", "targets", "change", "ruled out"):
+        table.add_column(column, justify="right")
+    for row in pick_rows(rows, domain=ALL):
+        _add(table, row, row["class"])
+    table.add_section()
+    for row in pick_rows(rows, **{"class": ALL}):
+        if row["domain"] != ALL:
+            _add(table, row, row["domain"])
+    return table
+
+
+def _add(table: Table, row: Row, name: str) -> None:
+    worse = row["difference"] is not None and row["difference"] > 0
+    cells = [f"{row['positions']:,}", f"{row['taught']:,}", f"{row['student']:.3f}"]
+    if row["targets"] is None:
+        cells += ["", "", ""]
+    else:
+        difference = f"{row['difference']:+.3f}"
+        cells += [
+            f"{row['targets']:.3f}",
+            f"[red]{difference}[/red]" if worse else difference,
+            f"{row['ruled_out']:.1%}" if row["ruled_out"] else "",
+        ]
+    table.add_row(escape(name), *cells)
+
+
+def write_headroom(facts: dict[str, Any], path: Path) -> None:
+    """Write what was measured as JSON; raise `BadInput` where that cannot be done."""
+    try:
+        path.write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.") from error
+    console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)

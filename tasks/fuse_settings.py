@@ -1,0 +1,120 @@
+"""Settings of stage fuse, and what they ask of the stages before."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from logitfuse.kernels.fusion import FUSIONS
+from logitfuse.storage.errors import BadInput
+from logitfuse.storage.settings import Settings
+from logitfuse.tasks.strategy import checked_options, strategy_field
+
+Granularity = Literal["document", "block", "chunk"]
+Score = Literal["nats_per_byte", "nats_per_token"]
+
+
+class FuseSettings(Settings):
+    """How the sources become one target distribution."""
+
+    model_config = {"title": "Fuse"}
+
+    rule: str = strategy_field(
+        FUSIONS,
+        "weighted",
+        "Fusion rule",
+        "min_ce keeps the source that predicts the document best; avg_ce averages all of them; weighted lies between, "
+        "by its temperature; bayes weighs sources by the text so far.",
+    )
+    options: dict[str, Any] = Field({}, title="Options of the rule", description="Keyword options of the chosen rule.")
+    granularity: Granularity = Field(
+        "document",
+        title="Granularity",
+        description="What is scored as one: a document; a packed block of documents (the paper); a chunk between "
+        "byte boundaries that all models share, which chooses by the very token that is to be predicted.",
+    )
+    block_tokens: int = Field(
+        2048, ge=2, title="Block length", description="Tokens of a packed block; only with granularity block."
+    )
+    score: Score = Field(
+        "nats_per_byte",
+        title="Score",
+        description="nats_per_byte: cross-entropy over identical bytes. nats_per_token: over each source's own tokens "
+        "(the paper), which favours finer tokenizers.",
+    )
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        title="Temperature",
+        description="Divides the kept logits before their softmax; only where align keeps logits.",
+    )
+    source_weights: dict[str, float] = Field(
+        {},
+        title="Weights of sources",
+        description="Weight of a source by its name, 1 where not given: multiplies its share of a mixture, and its "
+        "reward exp(-score) where one source is chosen.",
+    )
+
+    @field_validator("rule")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        FUSIONS.get(name)
+        return name
+
+    @field_validator("options")
+    @classmethod
+    def _are_json(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Spell infinity out: keys are made from JSON, which has none."""
+        return {name: str(v) if isinstance(v, float) and math.isinf(v) else v for name, v in options.items()}
+
+    @field_validator("source_weights")
+    @classmethod
+    def _are_weights(cls, weights: dict[str, float]) -> dict[str, float]:
+        for name, weight in weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"the weight of {name!r} is {weight}; give a number that is at least 0")
+        return weights
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> FuseSettings:
+        checked_options(FUSIONS, self.rule, self.options)
+        if self.granularity == "chunk" and self.score == "nats_per_token":
+            raise ValueError("granularity chunk compares identical bytes: set score to nats_per_byte")
+        return self
+
+
+def check_weights(settings: FuseSettings, labels: Collection[str]) -> None:
+    """Check that every weighed source is there and that one weight is left; raises `BadInput`."""
+    for name in settings.source_weights:
+        if name not in labels:
+            close = difflib.get_close_matches(name, labels, n=1, cutoff=0.4)
+            hint = f"Did you mean {close[0]!r}? " if close else ""
+            raise BadInput(f"fuse.source_weights: no source is called {name!r}. {hint}Known: {', '.join(labels)}.")
+    if labels and all(settings.source_weights.get(label, 1.0) == 0 for label in labels):
+        raise BadInput("fuse.source_weights: every source has weight 0. Give at least one of them more.")
+
+
+def check_inputs(settings: FuseSettings, *, past_end: bool, logits: bool, start: int | None, end: int | None) -> None:
+    """Check that the stages before keep what these settings need; raises `BadInput`.
+
+    `past_end` and `logits`: what capture and align keep. `start`, `end`: the target's tokens, None without.
+    """
+    if settings.temperature != 1 and not logits:
+        raise BadInput("fuse.temperature: there is nothing to divide. Set align.values to logits, or temperature to 1.")
+    if settings.granularity != "block":
+        return
+    if not past_end:
+        raise BadInput(
+            "fuse.granularity: a block has a prediction after every token, end tokens included. Set capture.past_end "
+            "to true, or granularity to document."
+        )
+    if start is not None or end is None:
+        raise BadInput(
+            "fuse.granularity: packed documents are separated by the target's end token and have no start token. Set "
+            "target.start to none and target.end to a token, or granularity to document."
+        )

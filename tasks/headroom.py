@@ -1,0 +1,132 @@
+"""Stage headroom: before anything is trained, do the fused targets predict held-out text better than the target?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from logitfuse.kernels.headroom import Tally, TokenClass, gold_nats
+from logitfuse.kernels.positions import NO_LABEL
+from logitfuse.storage.shards import verified_path
+from logitfuse.tasks.engine import Counts, Progress, Work
+from logitfuse.tasks.headroom_blocks import TRAIN, Targets
+from logitfuse.tasks.headroom_chunks import FUSED, Chunk, Files, held_out_chunks, shards_read
+from logitfuse.tasks.headroom_table import Row, table_rows, warnings
+from logitfuse.tasks.unit import Unit
+
+if TYPE_CHECKING:
+    from logitfuse.storage.records import Record
+    from logitfuse.tasks.run import Run
+
+ENOUGH_POSITIONS = 1_000_000  # further shards are not read: the standard error is below 0.005 nats by then
+FILE = "headroom.json"
+
+
+def units(run: Run) -> list[Unit]:
+    """One measurement per run."""
+    return [Unit("headroom")]
+
+
+def work(run: Run, unit: Unit) -> Work:
+    """Describe the measurement; it reads shards that hold held-out text, and no model."""
+    reason = why_not(run)
+    shards = [] if reason else [shards_read(run, shard) for shard in held_out_shards(run)]
+
+    def compute(path: Path, progress: Progress) -> Counts:
+        facts = _facts(run, reason, *(([], 0) if reason else measure(run, shards, progress)))
+        (path / FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        return {"positions": facts["positions"], "worse_than_target": facts["warnings"]}
+
+    return Work(
+        stage="headroom",
+        place="headroom",
+        name="headroom",
+        compute=compute,
+        inputs=tuple(record for files in shards for record, _ in files.values()),
+        fingerprints={
+            "measured": reason is None,
+            "residual": run.recipe.train.residual,
+            "sources": list(run.teachers),
+            "positions": ENOUGH_POSITIONS,
+        },
+        folder=True,
+    )
+
+
+def why_not(run: Run) -> str | None:
+    """Say why the headroom of a run cannot be measured, None if it can."""
+    if not run.recipe.include_target:
+        return (
+            "what the target itself predicts was not captured, so there is nothing to compare with. "
+            "Set include_target to true."
+        )
+    if not held_out_shards(run):
+        return "no text is held out. Raise corpus.held_out_share, or give the corpus a split of its own."
+    return None
+
+
+def held_out_shards(run: Run) -> list[int]:
+    """Return the numbers of the shards that hold text which is not trained on."""
+    return [s for s, record in enumerate(run.shards) if any(n for name, n in _splits(record) if name != TRAIN)]
+
+
+def _splits(record: Record) -> list[tuple[str, int]]:
+    return list(record.counts["splits"].items())
+
+
+def read_headroom(run: Run) -> dict[str, Any]:
+    """Return what was measured; raises `ShardMissing` before the stage is done."""
+    record = run.record(Unit("headroom"))
+    facts: dict[str, Any] = json.loads(verified_path(run.store, record).read_text("utf-8"))
+    return facts
+
+
+def _facts(run: Run, reason: str | None, rows: list[Row], positions: int) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "measured": reason is None,
+        "why_not": reason,
+        "target": run.target.label,
+        "rule": run.recipe.fuse.rule,
+        "residual": run.recipe.train.residual,
+        "positions": positions,
+        "rows": rows,
+        "warnings": warnings(rows),
+    }
+
+
+def measure(run: Run, shards: list[Files], progress: Progress) -> tuple[list[Row], int]:
+    """Return the table's rows over the held-out text of these shards, and how many positions they count."""
+    tally, positions = Tally(), 0
+    for number, files in enumerate(shards):
+        positions += sum(_add(tally, chunk, run) for chunk in held_out_chunks(run, files))
+        progress(number + 1, len(shards))
+        if positions >= ENOUGH_POSITIONS:
+            break
+    return table_rows(tally), positions
+
+
+def _add(tally: Tally, chunk: Chunk, run: Run) -> int:
+    """Add one chunk's positions to the fused targets' sums and each source's, and return their number."""
+    known_T = (chunk.labels_T != NO_LABEL) & np.isfinite(chunk.own.gold_T)
+    for subject, targets, classes_T in _subjects(chunk):
+        nats_T = gold_nats(targets.rows, targets.mass_T, chunk.labels_T, chunk.own, run.recipe.train.residual)
+        group = (chunk.split, subject, chunk.domain)
+        tally.add(group, classes_T[known_T], -chunk.own.gold_T[known_T], nats_T[known_T])
+    return int(known_T.sum())
+
+
+def _subjects(chunk: Chunk) -> Iterator[tuple[str, Targets, NDArray[np.int8]]]:
+    """Yield what is measured with its positions' classes: those of the source that counts most, or of each alone."""
+    if chunk.fused is not None:
+        winner_T = chunk.fused.winner_T
+        chosen_T = chunk.classes_ST[winner_T, np.arange(len(winner_T))]
+        yield FUSED, chunk.fused, np.where(winner_T >= 0, chosen_T, np.int8(TokenClass.UNSERVED))
+    for s, label in enumerate(chunk.teachers):
+        if label in chunk.alone:
+            yield label, chunk.alone[label], chunk.classes_ST[s]

@@ -1,0 +1,195 @@
+"""Stage headroom on a tiny run, against a loop over the shards that knows nothing of the stage's code."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paper_models
+import pyarrow.parquet as pq
+import pytest
+
+from logitfuse.flows.headroom import headroom_table, show_headroom
+from logitfuse.storage.shards import verified_path
+from logitfuse.tasks.checks import claim_folder
+from logitfuse.tasks.execute import do_prepare, do_unit, do_units
+from logitfuse.tasks.headroom import read_headroom
+from logitfuse.tasks.headroom_table import ALL, FUSED, pick_rows, warnings
+from logitfuse.tasks.recipe import parse_recipe
+from logitfuse.tasks.reporting.cautions import cautions_of_headroom
+from logitfuse.tasks.run import Run
+from logitfuse.tasks.unit import Unit
+
+pytestmark = pytest.mark.models
+TO_FUSE = ["encode", "check", "capture", "map", "align", "fuse"]
+
+
+def made(folder: Path, models: Path, **changes: Any) -> Run:
+    """Do all stages up to fuse."""
+    content = paper_models.recipe_content(folder, models, 16)
+    content["corpus"]["held_out_share"] = 0.4
+    run = Run(parse_recipe(content | changes, "test"))
+    claim_folder(run.recipe)
+    do_prepare(run)
+    for stage in TO_FUSE:
+        list(do_units(run, run.units(stage)))
+    return run
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Run:
+    run = made(tmp_path_factory.mktemp("headroom"), models)
+    assert do_unit(run, Unit("headroom")).state == "done"
+    return run
+
+
+def table_of(run: Run, stage: str, source: str | None, shard: int) -> list[dict[str, Any]]:
+    path = verified_path(run.store, run.record(Unit(stage, source, shard)))
+    return pq.read_table(path).to_pylist()
+
+
+def reference(run: Run) -> dict[tuple[str, str, str], list[tuple[float, float]]]:
+    """Return for (split, domain, class) the (own, fused) nats of each held-out position that has a target."""
+    found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
+    labels = list(run.teachers)
+    for shard in run.shard_numbers:
+        tables = {
+            "fuse": table_of(run, "fuse", None, shard),
+            "capture": table_of(run, "capture", run.target.label, shard),
+            "target": table_of(run, "encode", run.target.tokenizer_label, shard),
+        }
+        for label, source in run.teachers.items():
+            tables[f"ends/{label}"] = table_of(run, "encode", source.tokenizer_label, shard)
+            tables[f"align/{label}"] = table_of(run, "align", label, shard)
+        for row, fused in enumerate(tables["fuse"]):
+            if fused["split"] != "train":
+                chunk = {name: table[row] for name, table in tables.items()}
+                add_chunk(found, chunk, labels, run.target.label)
+    return found
+
+
+def add_chunk(found: dict, chunk: dict[str, Any], labels: list[str], target: str) -> None:
+    fused, captured = chunk["fuse"], chunk["capture"]
+    k, start = len(captured["ids"]) // max(len(captured["tail"]), 1), 0
+    target_ends = [*chunk["target"]["ends"], (chunk["target"]["ends"] or [0])[-1] + 1]
+    for t, label in enumerate(fused["labels"]):
+        stop = start + fused["counts"][t]
+        probs = {i: math.exp(p) for i, p in zip(fused["ids"][start:stop], fused["logprobs"][start:stop], strict=True)}
+        start = stop
+        if not probs:
+            continue
+        winner = labels[fused["winner"][t]]
+        kind = "own"
+        if winner != target:
+            position = chunk[f"align/{winner}"]["source_position"][t]
+            ends = chunk[f"ends/{winner}"]["ends"]
+            after, here = [*ends, ends[-1] + 1][position], target_ends[t]
+            kind = "same token" if after == here else "source longer" if after > here else "source shorter"
+        q = dict(
+            zip(
+                captured["ids"][t * k : t * k + k],
+                np.exp(captured["logprobs"][t * k : t * k + k]),
+                strict=True,
+            )
+        )
+        whole = sum(q.values()) + captured["tail"][t]
+        gold = math.exp(captured["gold_logprob"][t])
+        outside = max(1 - sum(p / whole for i, p in q.items() if i in probs), gold)
+        mass = 1 - fused["mass"][t]
+        nats = -math.log(probs[label] if label in probs else max(mass, 1e-300) * gold / outside)
+        for domain in (ALL, fused["domain"]):
+            for name in (ALL, kind):
+                found.setdefault((fused["split"], domain, name), []).append((-captured["gold_logprob"][t], nats))
+
+
+def test_every_number_is_that_of_a_loop_over_the_shards(run: Run) -> None:
+    expected, facts = reference(run), read_headroom(run)
+    rows = {(r["split"], r["domain"], r["class"]): r for r in pick_rows(facts["rows"], subject=FUSED) if r["taught"]}
+    assert rows.keys() == expected.keys() and len(rows) > 4
+    for key, pairs in expected.items():
+        own, fused = np.array(pairs).T
+        assert rows[key]["taught"] == len(pairs)
+        np.testing.assert_allclose([rows[key]["student"], rows[key]["targets"]], [own.mean(), fused.mean()], rtol=1e-4)
+    assert {r["split"] for r in facts["rows"]} == {"validation"}
+    assert {r["subject"] for r in facts["rows"]} == {FUSED, "tiny-mpt"}
+
+
+def test_it_costs_nothing_the_second_time_and_says_the_same(run: Run) -> None:
+    outcome = do_unit(run, Unit("headroom"))
+    facts = read_headroom(run)
+    assert outcome.state == "kept"
+    assert outcome.record.counts["worse_than_target"] == facts["warnings"]
+    assert outcome.record.counts["positions"] == facts["positions"] > 100
+
+
+def test_another_residual_rule_is_another_measurement(run: Run) -> None:
+    content = run.recipe.model_dump(mode="json")
+    content["train"]["residual"] = "renormalise"
+    other = Run(parse_recipe(content, "test"))
+    assert do_unit(other, Unit("headroom")).state == "done"
+    facts = read_headroom(other)
+    (row,) = pick_rows(facts["rows"], subject=FUSED, domain=ALL, **{"class": ALL})
+    assert row["ruled_out"] > 0.01
+    assert any("rule out the true token" in warning for warning in facts["warnings"])
+
+
+def test_without_the_target_as_a_source_it_says_why_not(
+    tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made(tmp_path, models, include_target=False)
+    assert do_unit(run, Unit("headroom")).state == "done"
+    facts = read_headroom(run)
+    assert not facts["measured"] and "include_target" in facts["why_not"] and facts["rows"] == []
+    show_headroom(facts)
+    assert "cannot be measured" in capsys.readouterr().err
+
+
+def test_packed_blocks_are_measured_as_the_documents_they_were_made_from(tmp_path: Path, models: Path) -> None:
+    """The mean of all sources is the same however rows are packed, so every number must be."""
+    mean = {"rule": "weighted", "options": {"temperature": "inf"}}
+    found = {}
+    for name, fuse in (("documents", mean), ("blocks", {**mean, "granularity": "block", "block_tokens": 50})):
+        changes = copy.deepcopy(paper_models.recipe_content(tmp_path, models, 16))
+        target = {**changes["target"], "start": "none", "end": "eos"}
+        capture = {**changes["capture"], "past_end": True}
+        run = made(tmp_path, models, name=name, target=target, capture=capture, fuse=fuse)
+        do_unit(run, Unit("headroom"))
+        found[name] = {key_of(row): row for row in read_headroom(run)["rows"] if row["taught"]}
+    assert found["documents"].keys() == found["blocks"].keys()
+    for key, row in found["documents"].items():
+        assert found["blocks"][key]["taught"] == row["taught"]
+        for name in ("student", "targets", "ruled_out"):
+            np.testing.assert_allclose(found["blocks"][key][name], row[name], atol=1e-6)
+
+
+def key_of(row: dict[str, Any]) -> tuple[str, ...]:
+    return row["split"], row["subject"], row["domain"], row["class"]
+
+
+def row_of(domain: str, kind: str, student: float, targets: float, ruled_out: float = 0.0) -> dict[str, Any]:
+    return {
+        "split": "test", "subject": FUSED, "domain": domain, "class": kind, "positions": 500, "taught": 400,
+        "student": student, "targets": targets, "difference": targets - student, "ruled_out": ruled_out,
+    }  # fmt: skip
+
+
+def test_worse_targets_are_warned_of_and_better_ones_are_not() -> None:
+    good = [row_of(ALL, ALL, 3.0, 2.8), row_of("law", ALL, 2.0, 1.9), row_of(ALL, "source longer", 4.0, 4.1)]
+    assert warnings(good) == []
+    bad = [row_of(ALL, ALL, 3.0, 3.1), row_of("law", ALL, 2.0, 2.2), row_of(ALL, "source shorter", 2.4, 5.0, 0.2)]
+    said = warnings(bad)
+    assert len(said) == 3 and "worse than the target model itself" in said[0]
+    assert "law (+0.20)" in said[1] and "source shorter (+2.60)" in said[2]
+    table = headroom_table(bad)
+    assert table.row_count == 3 and "test" in str(table.title)
+    facts = {"headroom": {"measured": True, "warnings": said}}
+    assert cautions_of_headroom(facts) == said
+    assert cautions_of_headroom({}) == []
+    json.dumps(bad, allow_nan=False)
