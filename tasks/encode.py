@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
 
 from logitfuse.storage.schemas import ENCODE
+from logitfuse.storage.settings import Settings
 from logitfuse.storage.shards import Rows, read_batches, verified_path, writing_rows
 from logitfuse.tasks.engine import Counts, Progress, Work
 from logitfuse.tasks.models.source import Source
@@ -15,6 +18,19 @@ from logitfuse.tasks.unit import Unit
 if TYPE_CHECKING:
     from logitfuse.storage.records import Record
     from logitfuse.tasks.run import Run
+
+class EncodeSettings(Settings):
+    """How text becomes tokens."""
+
+    model_config = {"title": "Encode"}
+
+    special_tokens: Literal["text", "special"] = Field(
+        "text",
+        title="Spelled-out special tokens",
+        description="What a text that spells out a special token, such as '</s>', means: text, like all else, or "
+        "special: that token, as the published code reads it.",
+    )
+
 
 COLUMNS = ["doc_id", "chunk", "text_hash", "text", "last"]
 
@@ -27,10 +43,10 @@ def units(run: Run) -> list[Unit]:
 def work(run: Run, unit: Unit) -> Work:
     """Describe the encoding of one shard by one tokenizer."""
     source = run.tokenizers[unit.needed_source]
-    prepared = run.prepared(unit.needed_shard)
+    prepared, settings = run.prepared(unit.needed_shard), run.recipe.encode
 
     def compute(path: Path, progress: Progress) -> Counts:
-        return encode_shard(verified_path(run.store, prepared), prepared, source, path, progress)
+        return encode_shard(verified_path(run.store, prepared), prepared, source, settings, path, progress)
 
     return Work(
         stage="encode",
@@ -38,20 +54,25 @@ def work(run: Run, unit: Unit) -> Work:
         name=unit.part,
         shard=unit.shard,
         compute=compute,
+        settings=settings,
         inputs=(prepared,),
         fingerprints={"tokenizer": source.vocabulary.fingerprint},
     )
 
 
-def encode_shard(text: Path, prepared: Record, source: Source, path: Path, progress: Progress) -> Counts:
+def encode_shard(
+    text: Path, prepared: Record, source: Source, settings: EncodeSettings, path: Path, progress: Progress
+) -> Counts:
     """Tokenise every chunk of one shard; return what was counted."""
     total, done = prepared.counts["chunks"], 0
     tokens = unknown = 0
+    specials = settings.special_tokens == "special"
     with writing_rows(path, ENCODE) as add:
         for batch in read_batches(text, COLUMNS):
             rows = Rows(batch)
             texts = batch.column("text").to_pylist()
-            for row, (ids, ends) in enumerate(encode_texts(source.tokenizer, source.vocabulary, texts)):
+            encoded = encode_texts(source.tokenizer, source.vocabulary, texts, specials=specials)
+            for row, (ids, ends) in enumerate(encoded):
                 add({**rows.identity(row), "last": rows.value("last", row), "ids": ids, "ends": ends})
                 tokens += len(ids)
                 unknown += int((ends < 0).sum())

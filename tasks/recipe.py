@@ -17,6 +17,7 @@ from logitfuse.tasks.align_settings import AlignSettings, check_align_inputs
 from logitfuse.tasks.capture import CaptureSettings
 from logitfuse.tasks.check import CheckSettings
 from logitfuse.tasks.corpus.settings import CorpusSettings
+from logitfuse.tasks.encode import EncodeSettings
 from logitfuse.tasks.evaluate import EvaluateSettings
 from logitfuse.tasks.fuse_settings import FuseSettings, check_inputs, check_weights
 from logitfuse.tasks.models.reference import ModelSettings
@@ -61,6 +62,7 @@ class Recipe(Settings):
         True, title="Target is a source", description="Also keep what the target itself predicted before training."
     )
     corpus: CorpusSettings = Field(CorpusSettings(), title="Corpus")
+    encode: EncodeSettings = Field(EncodeSettings(), title="Encode")
     check: CheckSettings = Field(CheckSettings(), title="Check")
     capture: CaptureSettings = Field(CaptureSettings(), title="Capture")
     map: MapSettings = Field(MapSettings(), title="Vocabulary map")

@@ -157,17 +157,18 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, text
 
 
 def encode_texts(
-    tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, texts: Sequence[str]
+    tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, texts: Sequence[str], *, specials: bool = False
 ) -> list[tuple[Ids, Ends]]:
     """Return for each text its ids int32 [L] without special tokens, and the byte each token ends at, int32 [L].
 
     Ends count the text's UTF-8 bytes, never fall, and are -1 where they are not certain: where a tokenizer
     normalises its input, or knows no token for it. A space the tokenizer puts before the text is not text.
     A text that spells out a special token, such as "<s>", is encoded as the plain text it is; only a Unigram model
-    that has the spelling among its own pieces still gives the special id. Truncation and padding are switched off.
+    that has the spelling among its own pieces still gives the special id. With `specials` it becomes that token, as
+    a tokenizer left to itself has it. Truncation and padding are switched off.
     """
     batch = list(texts)
-    with _plain(tokenizer.backend_tokenizer) as backend:
+    with _plain(tokenizer.backend_tokenizer, specials) as backend:
         results: list[tuple[Ids, Ends]] = []
         for text, encoding in zip(batch, backend.encode_batch_fast(batch, add_special_tokens=False), strict=True):
             ids = np.array(encoding.ids, np.int32)
@@ -217,8 +218,10 @@ def _normalised(backend: "Tokenizer", kind: Kind) -> Callable[[str], str]:
 
 
 @contextmanager
-def _plain(backend: "Tokenizer") -> Iterator["Tokenizer"]:
+def _plain(backend: "Tokenizer", specials: bool) -> Iterator["Tokenizer"]:
     """Switch off what would hide text: special tokens in it, truncation, padding, and spans without their spaces.
+
+    With `specials` special tokens in the text are left on.
 
     Shards are encoded in several threads by one tokenizer, so the switches are held by one thread at a time.
     """
@@ -226,7 +229,7 @@ def _plain(backend: "Tokenizer") -> Iterator["Tokenizer"]:
         backend.no_truncation()
         backend.no_padding()
         processor, special = backend.post_processor, backend.encode_special_tokens
-        backend.post_processor, backend.encode_special_tokens = None, True
+        backend.post_processor, backend.encode_special_tokens = None, not specials
         try:
             yield backend
         finally:

@@ -23,6 +23,7 @@ from logitfuse.tasks.align_settings import AlignSettings
 from logitfuse.tasks.capture import CaptureSettings
 from logitfuse.tasks.check import CheckSettings
 from logitfuse.tasks.corpus.settings import CorpusSettings
+from logitfuse.tasks.encode import EncodeSettings
 from logitfuse.tasks.evaluate import EvaluateSettings
 from logitfuse.tasks.fuse_settings import FuseSettings
 from logitfuse.tasks.training.settings import TrainSettings
@@ -57,6 +58,7 @@ GOLDEN: list[tuple[str, type[Settings], list[str], int, str, str]] = [
         "c8146c954551",
         "2f2647ca19fc911218f3",
     ),
+    ("encode", EncodeSettings, ["special_tokens"], 2, "804c34d6a0f2", "dc06b2be762b626be47c"),
     ("check", CheckSettings, ["nats_per_byte", "unknown_ends"], 1, "1f5b89964ad3", "a1d511837c22641cc932"),
     (
         "capture",
@@ -153,7 +155,7 @@ def test_keys_are_the_ones_that_stand_on_disks(
 
 def test_every_stage_with_settings_is_written_down() -> None:
     assert [row[0] for row in GOLDEN] == [
-        "prepare", "check", "capture", "map", "align", "fuse", "train", "evaluate",
+        "prepare", "encode", "check", "capture", "map", "align", "fuse", "train", "evaluate",
     ]  # fmt: skip
 
 
