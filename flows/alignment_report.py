@@ -44,13 +44,13 @@ def alignment(
     check_methods(methods)
     ours, theirs = read_tokenizer(source), read_tokenizer(target)
     facts = gather(ours, theirs, read_sample(text or (), max_bytes), methods)
-    show(facts)
     if json_file is not None:
         _write(json_file, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     if html_file is not None:
         from logitfuse.tasks.alignment_report.page import page
 
         _write(html_file, page(facts))
+    show(facts)  # last: a pipe that is closed early loses no file
 
 
 def show(facts: dict[str, Any]) -> None:

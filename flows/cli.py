@@ -141,9 +141,9 @@ def headroom(
     current = _open(recipe, overrides)
     do_unit(current, Unit("headroom"))
     facts = read_headroom(current)
-    show_headroom(facts)
     if json_file is not None:
         write_headroom(facts, json_file)
+    show_headroom(facts)
 
 
 def _open(recipe: str, overrides: list[str] | None) -> Run:

@@ -18,6 +18,7 @@ from logitfuse.flows.prefect_settings import DEFAULTS
 from logitfuse.tasks.execute import is_up_to_date
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
+from logitfuse.tasks.stages import ORDER
 from logitfuse.tasks.unit import Unit
 
 pytestmark = pytest.mark.server
@@ -188,7 +189,7 @@ def test_the_pipeline_runs_under_a_worker_and_a_second_run_does_nothing(
     parameters = {"recipe": recipe.model_dump(mode="json")}
     state = server.state_after(server.create_run("pipeline", parameters), 180)
     assert state["type"] == "COMPLETED", state["message"]
-    assert state["message"].startswith("ran prepare, encode, check, capture, map, align, fuse, train, evaluate, report")
+    assert state["message"].startswith(f"ran {', '.join(ORDER)}")
     here = recipe.model_copy(
         update={"execution": recipe.execution.model_copy(update={"folder": str(server.folder / "runs")})}
     )

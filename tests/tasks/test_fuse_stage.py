@@ -173,7 +173,7 @@ def stored(row: dict[str, Any]) -> list[dict[int, float]]:
 @pytest.mark.parametrize("start", [None, 28])
 def test_min_ce_copies_the_documents_best_source(tmp_path: Path, start: int | None) -> None:
     chunks = made_up(1, 40, start=start, past_end=False, logits=False)
-    rows, counts, _ = fuse(tmp_path, chunks, FuseSettings(), start=start)
+    rows, counts, _ = fuse(tmp_path, chunks, FuseSettings(rule="min_ce"), start=start)
     assert [(r["doc_id"], r["chunk"], r["text_hash"]) for r in rows] == [tuple(c.identity.values()) for c in chunks]
     scores = {c[0].document: nats_per_byte(c) for c in by_document(chunks)}
     wins = dict.fromkeys(LABELS, 0)
@@ -197,11 +197,11 @@ def test_min_ce_copies_the_documents_best_source(tmp_path: Path, start: int | No
 
 
 SETTINGS = [
-    {},
+    {"rule": "min_ce"},
     {"rule": "avg_ce", "score": "nats_per_token", "source_weights": {"second": 3.0}},
     {"rule": "weighted", "options": {"temperature": 0.2}, "granularity": "chunk"},
     {"rule": "bayes", "options": {"switch": 0.01}},
-    {"granularity": "chunk", "options": {"precision": "bf16"}},
+    {"rule": "min_ce", "granularity": "chunk", "options": {"precision": "bf16"}},
 ]
 
 
@@ -242,7 +242,7 @@ def test_bayes_reads_no_later_than_each_position(tmp_path: Path) -> None:
 
 def test_chunks_choose_by_the_text_between_common_borders(tmp_path: Path) -> None:
     chunks = made_up(5, 30, start=28, past_end=False, logits=False)
-    rows, _, _ = fuse(tmp_path, chunks, FuseSettings(granularity="chunk"), start=28)
+    rows, _, _ = fuse(tmp_path, chunks, FuseSettings(rule="min_ce", granularity="chunk"), start=28)
     choices = 0
     for document in by_document(chunks):
         otherwise = nats_per_byte(document)
@@ -330,7 +330,7 @@ def test_blocks_are_the_published_packing_and_choice(tmp_path: Path, rule: str, 
 
 def test_blocks_know_what_they_are_made_of(tmp_path: Path) -> None:
     chunks = made_up(7, 30, start=None, past_end=True, logits=False)
-    settings = FuseSettings(granularity="block", block_tokens=9)
+    settings = FuseSettings(rule="min_ce", granularity="block", block_tokens=9)
     rows, counts, _ = fuse(tmp_path, chunks, settings, past_end=True)
     assert len({row["text_hash"] for row in rows}) > len(rows) // 2 and {len(row["text_hash"]) for row in rows} == {16}
     assert all(len(row["inputs"]) == 9 for row in rows if int(row["doc_id"][-5:]) == 0)
@@ -353,7 +353,7 @@ def test_shards_that_do_not_hold_what_is_asked_for_are_refused(tmp_path: Path) -
 
 def test_without_the_targets_own_distributions_empty_rows_stay_empty(tmp_path: Path) -> None:
     chunks = made_up(10, 20, start=None, past_end=True, logits=True)
-    settings = FuseSettings(options={"precision": "bf16"}, score="nats_per_token")
+    settings = FuseSettings(rule="min_ce", options={"precision": "bf16"}, score="nats_per_token")
     with_own, _, _ = fuse(tmp_path, chunks, settings, past_end=True, logits=True)
     without, _, _ = fuse(tmp_path, chunks, settings, past_end=True, logits=True, labels=LABELS[1:])
     assert all(all(row["counts"]) for row in with_own if row["weights"] != [0, 0, 0])

@@ -142,7 +142,8 @@ def test_nothing_is_a_batch_without_labels():
     [
         ({"counts": [1]}, ShardCorrupt, "lengths"),
         ({"labels": [5, 96, 97]}, ShardMismatch, "'labels' holds token 97"),
-        ({"labels": [5, 96, -100]}, ShardMismatch, "least -100"),
+        ({"labels": [5, 96, -1]}, ShardMismatch, "least -1"),
+        ({"inputs": [5, 96, -100]}, ShardMismatch, "least -100"),
         ({"mass": [0.5, 0.0, 0.0]}, ShardCorrupt, "doc-1"),
         ({"logprobs": [float("nan")]}, ShardCorrupt, "doc-1"),
         ({"split": "held_out"}, BadInput, "no row of split"),
