@@ -1,6 +1,7 @@
 """Headroom: how well targets predict the true tokens, against the model that is to learn from them.
 
-Legend: T positions, P positions of a source, K tokens kept of the target model's own predictions, N widest support.
+Legend: S sources, T positions, P positions of a source, K tokens kept of the target model's own predictions, N widest
+support.
 """
 
 from collections import defaultdict
@@ -24,7 +25,7 @@ class TokenClass(IntEnum):
     LONGER = 2  # the source's goes on after the target's has ended
     SHORTER = 3
     UNKNOWN = 4  # where one of them ends is not known
-    OWN = 5  # the target model's own prediction
+    OWN = 5  # the target model's own prediction, and no source serves
 
 
 class OwnPredictions(NamedTuple):
@@ -53,6 +54,20 @@ def token_classes(
         TokenClass.SHORTER,
     )
     return found
+
+
+def fused_classes(classes_ST: NDArray[np.int8], winner_T: NDArray[np.int32]) -> NDArray[np.int8]:
+    """Return the class of each fused position, int8 [T]: that of the source that counts most there.
+
+    Where that is the target model itself, the class is that of the first source that serves the position: it has its
+    share in a mixture, and the harm it does there must not hide behind OWN. `winner_T`: -1 where nothing is taught.
+    """
+    at_T = np.arange(len(winner_T))
+    chosen_T = classes_ST[winner_T, at_T]
+    serves_ST = (classes_ST != TokenClass.OWN) & (classes_ST != TokenClass.UNSERVED)
+    first_T = classes_ST[serves_ST.argmax(axis=0), at_T]
+    found_T = np.where((chosen_T == TokenClass.OWN) & serves_ST.any(axis=0), first_T, chosen_T)
+    return np.where(winner_T >= 0, found_T, np.int8(TokenClass.UNSERVED))
 
 
 def gold_nats(

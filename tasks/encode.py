@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from logitfuse.storage.records import Record
     from logitfuse.tasks.run import Run
 
+
 class EncodeSettings(Settings):
     """How text becomes tokens."""
 

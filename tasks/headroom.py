@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from logitfuse.kernels.headroom import Tally, TokenClass, gold_nats
+from logitfuse.kernels.headroom import Tally, fused_classes, gold_nats
 from logitfuse.kernels.positions import NO_LABEL
 from logitfuse.storage.shards import verified_path
 from logitfuse.tasks.engine import Counts, Progress, Work
@@ -104,14 +104,14 @@ def measure(run: Run, shards: list[Files], progress: Progress) -> tuple[list[Row
     """Return the table's rows over the held-out text of these shards, and how many positions they count."""
     tally, positions = Tally(), 0
     for number, files in enumerate(shards):
-        positions += sum(_add(tally, chunk, run) for chunk in held_out_chunks(run, files))
+        positions += sum(add_chunk(tally, chunk, run) for chunk in held_out_chunks(run, files))
         progress(number + 1, len(shards))
         if positions >= ENOUGH_POSITIONS:
             break
     return table_rows(tally), positions
 
 
-def _add(tally: Tally, chunk: Chunk, run: Run) -> int:
+def add_chunk(tally: Tally, chunk: Chunk, run: Run) -> int:
     """Add one chunk's positions to the fused targets' sums and each source's, and return their number."""
     known_T = (chunk.labels_T != NO_LABEL) & np.isfinite(chunk.own.gold_T)
     for subject, targets, classes_T in _subjects(chunk):
@@ -122,11 +122,9 @@ def _add(tally: Tally, chunk: Chunk, run: Run) -> int:
 
 
 def _subjects(chunk: Chunk) -> Iterator[tuple[str, Targets, NDArray[np.int8]]]:
-    """Yield what is measured with its positions' classes: those of the source that counts most, or of each alone."""
+    """Yield what is measured with its positions' classes: the fused targets, then each source alone."""
     if chunk.fused is not None:
-        winner_T = chunk.fused.winner_T
-        chosen_T = chunk.classes_ST[winner_T, np.arange(len(winner_T))]
-        yield FUSED, chunk.fused, np.where(winner_T >= 0, chosen_T, np.int8(TokenClass.UNSERVED))
+        yield FUSED, chunk.fused, fused_classes(chunk.classes_ST, chunk.fused.winner_T)
     for s, label in enumerate(chunk.teachers):
         if label in chunk.alone:
             yield label, chunk.alone[label], chunk.classes_ST[s]

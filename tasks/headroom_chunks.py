@@ -32,6 +32,7 @@ class Chunk:
 
     split: str
     domain: str
+    doc_id: str
     labels_T: NDArray[np.int32]
     own: OwnPredictions
     classes_ST: NDArray[np.int8]
@@ -99,6 +100,7 @@ def _chunk(views: dict[str, Rows], row: int, run: Run, labels_T: NDArray[np.int3
     return Chunk(
         views["prepare"].value("split", row),
         views["prepare"].value("domain", row),
+        views["prepare"].value("doc_id", row),
         labels_T[:count],
         OwnPredictions(own.gold_T[:count], own.ids_TK[:count], own.probs_TK[:count]),
         _classes(views, row, run, count),

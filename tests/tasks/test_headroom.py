@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from logitfuse.flows.headroom import headroom_table, show_headroom
+from logitfuse.kernels.headroom import TokenClass, fused_classes
 from logitfuse.storage.shards import verified_path
 from logitfuse.tasks.checks import claim_folder
 from logitfuse.tasks.execute import do_prepare, do_unit, do_units
@@ -86,6 +87,8 @@ def add_chunk(found: dict, chunk: dict[str, Any], labels: list[str], target: str
         if not probs:
             continue
         winner = labels[fused["winner"][t]]
+        others = [label for label in labels if label != target and chunk[f"align/{label}"]["source_position"][t] >= 0]
+        winner = others[0] if winner == target and others else winner
         kind = "own"
         if winner != target:
             position = chunk[f"align/{winner}"]["source_position"][t]
@@ -119,6 +122,23 @@ def test_every_number_is_that_of_a_loop_over_the_shards(run: Run) -> None:
         np.testing.assert_allclose([rows[key]["student"], rows[key]["targets"]], [own.mean(), fused.mean()], rtol=1e-4)
     assert {r["split"] for r in facts["rows"]} == {"validation"}
     assert {r["subject"] for r in facts["rows"]} == {FUSED, "tiny-mpt"}
+
+
+def test_what_a_source_adds_does_not_hide_behind_the_target_models_share() -> None:
+    same, longer, shorter, own, unserved = (
+        TokenClass.SAME, TokenClass.LONGER, TokenClass.SHORTER, TokenClass.OWN, TokenClass.UNSERVED
+    )  # fmt: skip
+    classes = np.array(
+        [
+            [own, own, own, own, own, own],
+            [same, unserved, unserved, shorter, shorter, same],
+            [longer, longer, unserved, longer, longer, longer],
+        ],
+        np.int8,
+    )
+    found = fused_classes(classes, np.array([0, 0, 0, 1, 2, -1], np.int32))
+    assert found.dtype == np.int8 and found.tolist() == [same, longer, own, shorter, longer, unserved]
+    assert fused_classes(classes[:1, :2], np.array([0, -1], np.int32)).tolist() == [own, unserved]
 
 
 def test_it_costs_nothing_the_second_time_and_says_the_same(run: Run) -> None:
