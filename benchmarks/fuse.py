@@ -1,4 +1,9 @@
-"""Fusion: MinCE as a segment copy against memcpy, AvgCE against reading the shards that it fuses.
+"""Fusion: MinCE against memcpy, AvgCE against reading the shards that it fuses.
+
+min_ce: the whole rule as stage fuse calls it, scores to fused rows and weights: it chooses the winners and copies.
+memcpy: a copy of the arrays of those fused rows, and nothing else.
+avg_ce: the whole rule as well: weights from scores, the sparse sum, each row sorted.
+read: the same three shards' columns from Parquet into flat arrays, by the stage's own reader; checksums are not read.
 
 Three sources of top-10 rows, on a real vocabulary's scale, ids by rank from overlapping sets; the shards are Parquet as
 stage align writes them. Both rules are checked against plain sums before they are timed. Nothing is ever densified.
@@ -14,11 +19,9 @@ import numpy as np
 from measure import at_least, at_most, interleaved, options, ratio, show, write
 
 from logitfuse.kernels.fusion import FUSIONS
-from logitfuse.kernels.fusion.distributions import Distributions, chosen_rows, joined
+from logitfuse.kernels.fusion.distributions import Distributions, joined
 from logitfuse.kernels.fusion.evidence import Evidence
-from logitfuse.kernels.fusion.shares import winners
 from logitfuse.kernels.sparse import to_half_precision
-from logitfuse.storage.checksums import checksum_file
 from logitfuse.storage.schemas import ALIGN
 from logitfuse.storage.shards import read_batches, writing_rows
 from logitfuse.tasks.fuse import ROWS_AT_ONCE
@@ -73,10 +76,9 @@ def read_shard(path: Path) -> Distributions:
 
 
 def read_only(paths: list[Path]) -> int:
-    """Read all columns that fusion needs as every stage reads a shard, its checksum first, and do nothing with them."""
+    """Read all columns that fusion needs into flat arrays, as the stage does, and do nothing with them."""
     entries = 0
     for path in paths:
-        checksum_file(path)
         for batch in read_batches(path, COLUMNS, ROWS_AT_ONCE):
             entries += sum(len(flat(batch, name)[1]) for name in COLUMNS[3:])
     return entries
@@ -103,7 +105,7 @@ def in_batches(
 
 
 def copies(rows: Distributions) -> list[np.ndarray]:
-    """Copy the same bytes that a segment copy writes."""
+    """Copy the bytes of fused rows."""
     return [values.copy() for values in (rows.offsets, rows.ids, rows.logprobs, rows.mass)]
 
 
@@ -151,11 +153,10 @@ def main() -> None:
             found = read_shard(path)
             assert (found.ids == rows.ids).all() and (found.logprobs == rows.logprobs).all()
         batches = in_batches(sources, evidence, ROWS_AT_ONCE * TOKENS_PER_CHUNK)
-        chosen = [(batch, winners(batch, min_ce(batch, known)[1])) for batch, known in batches]
-        copied = [chosen_rows(*batch) for batch in chosen]
+        fused = [(min_ce(*batch)[0],) for batch in batches]
         sides = {
-            "min_ce": lambda: each(chosen_rows, chosen),
-            "memcpy": lambda: each(copies, [(rows,) for rows in copied]),
+            "min_ce": lambda: each(min_ce, batches),
+            "memcpy": lambda: each(copies, fused),
             "avg_ce": lambda: each(avg_ce, batches),
             "read": lambda: read_only(paths),
         }

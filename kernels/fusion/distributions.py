@@ -9,6 +9,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from logitfuse.kernels.fusion.runs import runs
+
 
 @dataclass(frozen=True)
 class Distributions:
@@ -49,13 +51,20 @@ def joined(parts: Sequence[Distributions]) -> Distributions:
 
 
 def chosen_rows(sources: Sequence[Distributions], winner_T: NDArray[np.int32]) -> Distributions:
-    """Copy row t of source `winner_T[t]`, an empty row where that is -1; runs of one source are copied as one."""
-    starts, winner_R = _runs(winner_T)
+    """Copy row t of source `winner_T[t]`, an empty row where that is -1."""
+    starts = runs(winner_T[None, :])
+    return chosen_runs(sources, winner_T[starts[:-1]], starts)
+
+
+def chosen_runs(
+    sources: Sequence[Distributions], winner_R: NDArray[np.int32], starts: NDArray[np.int64]
+) -> Distributions:
+    """Copy rows starts[r] to starts[r+1] of source `winner_R[r]` as one, that many empty rows where that is -1."""
     bases = np.zeros(len(starts), np.int64)
     for s, source in enumerate(sources):
         _measure(s, winner_R, starts, source.offsets, bases)
     np.cumsum(bases, out=bases)
-    offsets, mass = np.empty(len(winner_T) + 1, np.int64), np.empty(len(winner_T), np.float64)
+    offsets, mass = np.empty(starts[-1] + 1, np.int64), np.empty(starts[-1], np.float64)
     ids, logprobs = np.empty(bases[-1], np.int32), np.empty(bases[-1], np.float32)
     offsets[0] = 0
     _leave_empty(winner_R, starts, bases, offsets, mass)
@@ -76,18 +85,6 @@ def half_precision(logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 # legend: R runs of positions with one winner
-
-
-@numba.njit(cache=True, nogil=True)
-def _runs(winner_T):  # type: ignore[no-untyped-def]
-    starts, winner_R = np.empty(len(winner_T) + 1, np.int64), np.empty(len(winner_T), np.int32)
-    r = 0
-    for t in range(len(winner_T)):
-        if t == 0 or winner_T[t] != winner_T[t - 1]:
-            starts[r], winner_R[r] = t, winner_T[t]
-            r += 1
-    starts[r] = len(winner_T)
-    return starts[: r + 1].copy(), winner_R[:r].copy()
 
 
 @numba.njit(cache=True, nogil=True)

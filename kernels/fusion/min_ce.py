@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from logitfuse.kernels.fusion import FUSIONS
 from logitfuse.kernels.fusion.bfloat16 import Precision, rewards, round_bf16
-from logitfuse.kernels.fusion.distributions import Distributions, chosen_rows
+from logitfuse.kernels.fusion.distributions import Distributions, chosen_runs
 from logitfuse.kernels.fusion.evidence import Evidence
+from logitfuse.kernels.fusion.runs import runs, spread
 
 
 @FUSIONS("min_ce")
@@ -23,28 +23,24 @@ def min_ce(
     `precision` bf16 chooses by the rewards in bfloat16 as published: close scores tie, and ties go to the first
     source, without the target's own distributions to the last.
     """
+    starts = runs(evidence.scores)
+    scores_SR = evidence.scores[:, starts[:-1]]
     if precision == "bf16":
         prior_S1 = round_bf16(evidence.priors)[:, None]
-        losses_ST = np.where(prior_S1 > 0, -round_bf16(rewards(evidence.scores) * prior_S1).astype(np.float64), np.inf)
-        losses_ST[~np.isfinite(evidence.scores)] = np.inf
-        winner_T, weights_ST = _chosen(losses_ST, np.zeros(len(sources)), evidence.target is None)
+        losses_SR = np.where(prior_S1 > 0, -round_bf16(rewards(scores_SR) * prior_S1).astype(np.float64), np.inf)
+        losses_SR[~np.isfinite(scores_SR)] = np.inf
     else:
         with np.errstate(divide="ignore"):
-            bonus_S = np.log(evidence.priors)
-        winner_T, weights_ST = _chosen(evidence.scores, bonus_S, False)
-    return chosen_rows(sources, winner_T), weights_ST
+            losses_SR = scores_SR - np.log(evidence.priors)[:, None]
+    winner_R = _least(losses_SR, last_wins=precision == "bf16" and evidence.target is None)
+    weights_SR = (winner_R == np.arange(len(sources))[:, None]).astype(np.float64)
+    return chosen_runs(sources, winner_R, starts), spread(weights_SR, starts)
 
 
-@numba.njit(cache=True, nogil=True)
-def _chosen(losses_ST, bonus_S, last_wins):  # type: ignore[no-untyped-def]
-    sources, positions = losses_ST.shape
-    winner_T, weights_ST = np.full(positions, -1, np.int32), np.zeros((sources, positions))
-    for t in range(positions):
-        best = np.inf
-        for s in range(sources):
-            loss = losses_ST[s, t] - bonus_S[s]
-            if loss < best or (last_wins and loss == best and loss < np.inf):
-                best, winner_T[t] = loss, s
-        if winner_T[t] >= 0:
-            weights_ST[winner_T[t], t] = 1.0
-    return winner_T, weights_ST
+def _least(losses_SR: NDArray[np.float64], *, last_wins: bool) -> NDArray[np.int32]:
+    """Return the source with the least loss, the first of equals or the last; -1 where none is finite."""
+    if last_wins:
+        winner_R = len(losses_SR) - 1 - losses_SR[::-1].argmin(0)
+    else:
+        winner_R = losses_SR.argmin(0)
+    return np.where(losses_SR.min(0) < np.inf, winner_R, -1).astype(np.int32)

@@ -12,6 +12,7 @@ from logitfuse.kernels.fusion.distributions import Distributions
 from logitfuse.kernels.fusion.evidence import Evidence
 from logitfuse.kernels.fusion.min_ce import min_ce
 from logitfuse.kernels.fusion.mixture import mixture
+from logitfuse.kernels.fusion.runs import runs, spread
 from logitfuse.kernels.fusion.shares import shares
 
 
@@ -29,9 +30,11 @@ def weighted(
     """
     if temperature == 0:
         return min_ce(sources, evidence)
+    starts = runs(evidence.scores)
+    scores_SR = evidence.scores[:, starts[:-1]]
     with np.errstate(divide="ignore"):
         prior_S1 = np.log(evidence.priors)[:, None]
-    scored_ST = np.isfinite(evidence.scores)
-    scaled_ST = np.where(scored_ST, evidence.scores, 0.0) / temperature
-    weights_ST = shares(np.where(scored_ST, prior_S1 - scaled_ST, -np.inf))
+    scored_SR = np.isfinite(scores_SR)
+    scaled_SR = np.where(scored_SR, scores_SR, 0.0) / temperature
+    weights_ST = spread(shares(np.where(scored_SR, prior_S1 - scaled_SR, -np.inf)), starts)
     return mixture(sources, weights_ST), weights_ST
