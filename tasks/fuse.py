@@ -22,7 +22,7 @@ from logitfuse.tasks.fuse_blocks import Block, Packer
 from logitfuse.tasks.fuse_documents import CAPTURED, PREPARED, TARGET, Documents, Reading, read_documents
 from logitfuse.tasks.fuse_rows import FusedRows, writing_fused
 from logitfuse.tasks.fuse_scores import document_scores, position_scores
-from logitfuse.tasks.fuse_settings import FuseSettings, check_inputs, check_weights
+from logitfuse.tasks.fuse_settings import FuseSettings, check_inputs, check_weights, key_settings
 from logitfuse.tasks.strategy import checked_options
 from logitfuse.tasks.unit import Unit
 
@@ -71,7 +71,7 @@ def work(run: Run, unit: Unit) -> Work:
         name=unit.part,
         shard=unit.shard,
         compute=compute,
-        settings=settings,
+        settings=key_settings(settings),
         inputs=tuple(record for record, _ in shards.values()),
         fingerprints=fingerprints,
     )

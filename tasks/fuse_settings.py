@@ -7,12 +7,12 @@ import math
 from collections.abc import Collection
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from logitfuse.kernels.fusion import FUSIONS
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.settings import Settings
-from logitfuse.tasks.strategy import checked_options, strategy_field
+from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
 
 Granularity = Literal["document", "block", "chunk"]
 Score = Literal["nats_per_byte", "nats_per_token"]
@@ -68,9 +68,8 @@ class FuseSettings(Settings):
 
     @field_validator("options")
     @classmethod
-    def _are_json(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Spell infinity out: keys are made from JSON, which has none."""
-        return {name: str(v) if isinstance(v, float) and math.isinf(v) else v for name, v in options.items()}
+    def _fit(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return normal_options(FUSIONS, info.data.get("rule"), options)
 
     @field_validator("source_weights")
     @classmethod
@@ -81,11 +80,18 @@ class FuseSettings(Settings):
         return weights
 
     @model_validator(mode="after")
-    def _options_fit(self) -> FuseSettings:
+    def _parts_fit(self) -> FuseSettings:
         checked_options(FUSIONS, self.rule, self.options)
         if self.granularity == "chunk" and self.score == "nats_per_token":
             raise ValueError("granularity chunk compares identical bytes: set score to nats_per_byte")
         return self
+
+
+def key_settings(settings: FuseSettings) -> FuseSettings:
+    """Return the settings without what changes no byte: weights of 1, and the length of blocks where there are none."""
+    weights = {name: weight for name, weight in settings.source_weights.items() if weight != 1}
+    block_tokens = settings.block_tokens if settings.granularity == "block" else FuseSettings().block_tokens
+    return settings.model_copy(update={"source_weights": weights, "block_tokens": block_tokens})
 
 
 def check_weights(settings: FuseSettings, labels: Collection[str]) -> None:

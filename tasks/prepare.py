@@ -138,21 +138,22 @@ def _shard_work(settings: CorpusSettings, shard: int, portion: Portion, split: P
 
 
 def _portions(settings: CorpusSettings, store: LocalStore, split: PublishedSplit | None) -> Iterator[Portion]:
-    """Cut the stream of documents into shards, at the borders of standing shards where their content is unchanged."""
+    """Cut the stream of documents into shards, at the borders of standing shards where their content is unchanged.
+
+    With the published split every shard holds documents of one split only: the published code packs each by itself.
+    """
     borders = _standing_borders(settings, store)
-    shard, portion = 0, Portion()
+    open_: dict[str, Portion] = {}
+    shard = 0
     for document, dropped in _documents(settings, split):
-        if split and portion.documents and portion.documents[-1][0].split != document.split:
-            yield portion  # the published code packs each split by itself, so many documents at a time
-            shard, portion = shard + 1, Portion()
+        name = document.split if split else ""
+        portion = open_.setdefault(name, Portion())
         portion.add(document, dropped)
         size = len(portion.documents)
-        standing = (shard, size, portion.content) in borders
-        if standing or size >= settings.documents_per_shard:
-            yield portion
-            shard, portion = shard + 1, Portion()
-    if portion.documents:
-        yield portion
+        if size >= settings.documents_per_shard or (shard, size, portion.content) in borders:
+            yield open_.pop(name)
+            shard += 1
+    yield from open_.values()
 
 
 def _documents(settings: CorpusSettings, split: PublishedSplit | None) -> Iterator[tuple[Document, str]]:

@@ -1,5 +1,6 @@
 """Settings fields that name a strategy: checked against its registry, shown in forms as a drop-down."""
 
+import math
 from typing import Any
 
 from pydantic import Field
@@ -19,3 +20,14 @@ def strategy_field(registry: Registry, default: str, title: str, description: st
 def checked_options(registry: Registry, name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return validated options without those at their defaults; raises ValueError naming the closest known name."""
     return registry.check_options(name, options)
+
+
+def normal_options(registry: Registry, name: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Return options as keys hold them: one spelling of each value, defaults left out, infinity as text.
+
+    `name` is None where the strategy's name was refused already.
+    """
+    if name is None:
+        return options
+    checked = checked_options(registry, name, options)
+    return {name: str(v) if isinstance(v, float) and math.isinf(v) else v for name, v in checked.items()}

@@ -44,6 +44,8 @@ def _posterior(nats_ST, bytes_T, begins_T, priors_S, switch):  # type: ignore[no
             logs_S = np.log(priors_S)
         if bytes_T[t] > 0:
             logs_S = logs_S - nats_ST[:, t]
+            if not np.isfinite(logs_S.max()):  # no source thought this text possible: it tells nothing
+                logs_S = np.log(priors_S)
             logs_S = logs_S - logs_S.max()
             logs_S = logs_S - np.log(np.exp(logs_S).sum())
             if switch > 0.0:

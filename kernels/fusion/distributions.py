@@ -75,7 +75,10 @@ def chosen_runs(
 
 
 def half_precision(logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Round logarithms of probabilities to what fp16 can hold, as `to_half_precision` does, several times as fast."""
+    """Round logarithms of probabilities to what fp16 can hold, as `to_half_precision` does, several times as fast.
+
+    For logarithms that fp16 can hold, down to -65504; beyond they are not those of fp16.
+    """
     bits = logprobs.view(np.uint32)
     rounded = (bits + np.uint32(0xFFF) + ((bits >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)
     found: NDArray[np.float32] = rounded.view(np.float32)

@@ -15,6 +15,8 @@ from logitfuse.kernels.fusion.mixture import mixture
 from logitfuse.kernels.fusion.runs import runs, spread
 from logitfuse.kernels.fusion.shares import shares
 
+LEAST = 1e-12  # below this a temperature is 0: dividing by it would overflow
+
 
 @FUSIONS("weighted")
 def weighted(
@@ -28,7 +30,7 @@ def weighted(
     `temperature` is in the scores' unit: with the default a source that is 0.1 nats per byte better weighs e times as
     much. 0 is MinCE itself, infinity the mean of all sources that have a score.
     """
-    if temperature == 0:
+    if temperature < LEAST:
         return min_ce(sources, evidence)
     starts = runs(evidence.scores)
     scores_SR = evidence.scores[:, starts[:-1]]

@@ -92,7 +92,7 @@ def _positions(
     ids_MK, support_MK, matched = apply_residual(targets, residual)
     clm_M = weights.clm_N[rows_M].masked_fill(labels_M == NO_LABEL, 0)
     fusion_M = weights.fusion_N[rows_M] * targets.served_N
-    return ChunkTargets(labels_M, ids_MK, support_MK, *matched, clm_C=clm_M, fusion_C=fusion_M), entropy(matched)
+    return ChunkTargets(labels_M, ids_MK, support_MK, *matched[:2], clm_C=clm_M, fusion_C=fusion_M), entropy(matched)
 
 
 class _FusedObjective(torch.autograd.Function):

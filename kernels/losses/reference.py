@@ -61,5 +61,6 @@ def _soft_cross_entropy(logq_NV: Tensor, targets: SparseTargets, residual: str, 
     rest_N = matched.rest_N.double()
     cross_N = -(kept_NV * logq_NV).sum(-1) - rest_N * log_out_N
     if divergence == "kl":
-        cross_N = cross_N + torch.xlogy(kept_NV, kept_NV).sum(-1) + torch.xlogy(rest_N, rest_N)
+        masses_NV = kept_NV.bfloat16() if matched.in_bfloat16 else kept_NV
+        cross_N = cross_N + torch.xlogy(masses_NV, masses_NV).double().sum(-1) + torch.xlogy(rest_N, rest_N)
     return cross_N

@@ -21,6 +21,7 @@ class Matched(NamedTuple):
 
     kept_NK: Tensor  # float32
     rest_N: Tensor  # float32, matched to the student's whole mass outside the support
+    in_bfloat16: bool = False  # the masses are bfloat16 numbers, and the published code's entropy of them is one too
 
 
 # A rule gets probs_NK and tail_N, zeros where there is no target. Options are its keyword-only arguments.

@@ -52,4 +52,5 @@ def apply_residual(targets: SparseTargets, residual: str) -> tuple[Tensor, Tenso
 
 def entropy(matched: Matched) -> Tensor:
     """Return the entropy of the matched masses [N] in nats, the class of all other tokens counted as one."""
-    return -torch.xlogy(matched.kept_NK, matched.kept_NK).sum(-1) - torch.xlogy(matched.rest_N, matched.rest_N)
+    kept_NK = matched.kept_NK.bfloat16() if matched.in_bfloat16 else matched.kept_NK
+    return -torch.xlogy(kept_NK, kept_NK).float().sum(-1) - torch.xlogy(matched.rest_N, matched.rest_N)

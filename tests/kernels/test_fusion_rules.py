@@ -168,6 +168,18 @@ def test_weighted_goes_from_min_ce_to_the_mean(seed: int) -> None:
     np.testing.assert_allclose(cold, min_ce(sources, equal)[1], atol=1e-12)
 
 
+def test_bayes_learns_nothing_from_text_that_no_source_thought_possible() -> None:
+    rows = random_rows(np.random.default_rng(0), 3)
+    steps = Steps(
+        np.array([[0.0, np.inf, 1.0], [0.0, np.inf, 2.0]]), np.array([0, 3, 2]), np.array([True, False, False])
+    )
+    _, weights = FUSIONS.get("bayes")(
+        [rows, rows], Evidence(np.zeros((2, 3)), np.ones(2), 0, lambda: steps), switch=0.0
+    )
+    np.testing.assert_allclose(weights[:, 1], [0.5, 0.5])
+    np.testing.assert_allclose(weights[:, 2], np.exp([-1, -2]) / np.exp([-1, -2]).sum())
+
+
 @given(seeds)
 def test_bayes_knows_nothing_of_what_follows(seed: int) -> None:
     rng = np.random.default_rng(seed)

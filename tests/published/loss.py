@@ -18,11 +18,9 @@ def published_loss(
         next_T, before_TV = labels_T[1:], logq_TV[:-1]
         counted = next_T != -100
         clm = -before_TV[counted].gather(1, next_T[counted][:, None]).mean()
-        target_TV = target_TV.double()
-        if kind == "kl":
-            soft_T = (torch.xlogy(target_TV, target_TV) - target_TV * logq_TV).sum(-1)
-        else:
-            soft_T = -(target_TV * logq_TV).sum(-1)
+        soft_T = -(target_TV.double() * logq_TV).sum(-1)
+        if kind == "kl":  # the target's own part in bfloat16, as the target is
+            soft_T = soft_T + torch.xlogy(target_TV, target_TV).double().sum(-1)
         soft = (soft_T * mask_T).sum() / mask_T.sum()
         losses.append(clm_weight * clm + (1 - clm_weight) * soft)
     return torch.stack(losses).mean()

@@ -7,8 +7,7 @@ from pydantic import ValidationError
 
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.keys import result_key
-from logitfuse.tasks.fuse import FuseSettings
-from logitfuse.tasks.fuse_settings import check_inputs, check_weights
+from logitfuse.tasks.fuse_settings import FuseSettings, check_inputs, check_weights, key_settings
 from logitfuse.tasks.recipe import parse_recipe
 
 LABELS = ("small", "big")
@@ -73,3 +72,34 @@ def test_the_mean_has_a_key() -> None:
 def test_every_setting_has_a_title_a_description_and_a_literal_default() -> None:
     for name, field in FuseSettings.model_fields.items():
         assert field.title and field.description and field.default_factory is None, name
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"options": {"temperature": 0.1}}),
+        ({"options": {"temperature": 1}}, {"options": {"temperature": "1.0"}}),
+        ({"options": {"temperature": math.inf}}, {"options": {"temperature": "Infinity"}}),
+        ({}, {"block_tokens": 64}),
+        ({}, {"source_weights": {"a": 1}}),
+        ({"source_weights": {"a": 2, "b": 1.0}}, {"source_weights": {"a": 2.0}}),
+    ],
+)
+def test_what_changes_no_byte_changes_no_key(one: dict, other: dict) -> None:
+    keys = [result_key("fuse", key_settings(FuseSettings(**given)), []) for given in (one, other)]
+    assert keys[0] == keys[1]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"options": {"temperature": 0.2}},
+        {"granularity": "block", "block_tokens": 64},
+        {"source_weights": {"a": 2}},
+        {"rule": "min_ce"},
+        {"temperature": 2.0},
+        {"score": "nats_per_token"},
+    ],
+)
+def test_what_changes_bytes_changes_the_key(settings: dict) -> None:
+    assert result_key("fuse", key_settings(FuseSettings(**settings)), []) != result_key("fuse", FuseSettings(), [])

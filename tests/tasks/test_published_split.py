@@ -81,3 +81,19 @@ def test_other_thresholds_are_other_shards(tmp_path_factory):
         for threshold in (None, 40, 50)
     }
     assert len(set(texts.values())) == 3
+
+
+def test_interleaved_splits_fill_their_shards(tmp_path_factory):
+    """Held-out documents scattered through a corpus do not close the training shard before them."""
+    folder = tmp_path_factory.mktemp("interleaved")
+    content = paper_models.recipe_content(folder, folder / "models")
+    lines = [json.dumps({"id": f"d{n}", "text": f"text number {n}"}) for n in range(200)]
+    Path(content["corpus"]["source"]).write_text("\n".join(lines))
+    content["corpus"] |= {"published_split": 40, "documents_per_shard": 50, "held_out_share": 0.2}
+    run = Run(parse_recipe(content, "test"))
+    do_prepare(run)
+    tables = [pq.read_table(verified_path(run.store, record)) for record in run.shards]
+    sizes = {split: [t.num_rows for t in tables if t["split"][0].as_py() == split] for split in ("train", "validation")}
+    assert sum(map(sum, sizes.values())) == 200
+    for found in sizes.values():
+        assert all(size == 50 for size in found[:-1]) and len(found) == -(-sum(found) // 50)
