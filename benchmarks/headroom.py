@@ -165,7 +165,7 @@ def chosen(rows: list[Row], subject: str, domain: str, kind: str) -> list[Row]:
 def change(rows: list[Row], subject: str, domain: str, kind: str) -> float:
     """Return nats of targets less student, the mean over all positions: what is not taught changes nothing."""
     found = chosen(rows, subject, domain, kind)
-    nats = sum(r["difference"] * r["taught"] * (1 - r["ruled_out"]) for r in found if r["difference"] is not None)
+    nats = sum(r["elsewhere"] * r["compared"] for r in found if r["elsewhere"] is not None)
     return float(nats / max(sum(row["positions"] for row in found), 1))
 
 

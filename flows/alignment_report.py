@@ -12,9 +12,22 @@ from rich.table import Table
 
 from logitfuse.flows.show import console
 from logitfuse.storage.errors import BadInput
-from logitfuse.tasks.alignment_report.wording import HOW, SEGMENTS, number, percent
+from logitfuse.tasks.alignment_report.wording import (
+    HOW,
+    READ,
+    SEGMENTS,
+    notes_on_maps,
+    notes_on_reading,
+    number,
+    percent,
+)
 
 REFERENCE = "a folder, a hub id (owner/name), or package:NAME"
+
+MAP = (
+    "Vocabulary map. A recipe's default, learned, is counted on the training text, which this command does not have; "
+    "--map learned counts it on --text. mined is shown beside any map, unless it takes long."
+)
 
 
 def alignment(
@@ -26,7 +39,7 @@ def alignment(
                                     "May be repeated. Default: built-in sentences in many scripts."),
     ] = None,
     max_bytes: Annotated[int, typer.Option("--bytes", min=1, help="Read at most about this much text.")] = 1_000_000,
-    map_: Annotated[str, typer.Option("--map", help="Vocabulary map.")] = "first_piece",
+    map_: Annotated[str, typer.Option("--map", help=MAP)] = "first_piece",
     strategy: Annotated[str, typer.Option("--alignment", help="Alignment of positions.")] = "offsets",
     compare: Annotated[bool, typer.Option("--compare", help="The paper's dtw and mined beside it.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
@@ -42,6 +55,8 @@ def alignment(
 
     methods = list(dict.fromkeys([Method(strategy, map_), *([PAPER] if compare else [])]))
     check_methods(methods)
+    for file in (json_file, html_file):
+        _check_writable(file)
     ours, theirs = read_tokenizer(source), read_tokenizer(target)
     facts = gather(ours, theirs, read_sample(text or (), max_bytes), methods)
     if json_file is not None:
@@ -62,11 +77,11 @@ def show(facts: dict[str, Any]) -> None:
         console.print("Both are the same tokenizer: every token maps to itself.")
     for table in (tokenizers_table, segments_table, methods_table, served_table, map_table):
         console.print(table(facts))
-    for name, found in facts["maps"].items():
-        if found["fitted_on_the_text"]:
-            console.print(f"Map {name} was fitted on this very text, so its shares are at their best.")
-        if found["worst"]:
-            console.print(worst_table(name, found["worst"][:10]))
+    for note in [*notes_on_reading(facts), *notes_on_maps(facts)]:
+        console.print(note, highlight=False, markup=False)
+    for name in dict.fromkeys(method["map"] for method in facts["methods"]):
+        if facts["maps"][name]["worst"]:
+            console.print(worst_table(name, facts["maps"][name]["worst"][:10]))
 
 
 def tokenizers_table(facts: dict[str, Any]) -> Table:
@@ -95,9 +110,9 @@ def methods_table(facts: dict[str, Any]) -> Table:
     table.add_row("positions served", *(percent(method["served"]) for method in facts["methods"]))
     agrees = (percent(method["next_token_agrees"]) for method in facts["methods"])
     table.add_row("there, the next tokens agree", *agrees)
-    maps = [facts["maps"][method["map"]] for method in facts["methods"]]
-    table.add_row("mean edit distance, where used", *(number(found["mean_distance"]) for found in maps))
-    table.add_row("share of these with a tie", *(percent(found["ties"]) for found in maps))
+    for name, label in READ.items():
+        if name != "read_unknown" or any(method[name] for method in facts["methods"]):
+            table.add_row(label, *(percent(method[name]) for method in facts["methods"]))
     return table
 
 
@@ -121,6 +136,12 @@ def map_table(facts: dict[str, Any]) -> Table:
         shares = [found[of][how] for found in maps.values() for of in ("vocabulary", "text")]
         if any(shares):
             table.add_row(label, *map(percent, shares))
+    if any(found["mean_distance"] is not None for found in maps.values()):
+        table.add_section()
+        means = [found[of] for found in maps.values() for of in ("mean_distance", "mean_distance_in_text")]
+        table.add_row("mean edit distance, where used", *map(number, means))
+        ties = [shown for found in maps.values() for shown in (percent(found["ties"]), "")]
+        table.add_row("share of these with a tie", *ties)
     return table
 
 
@@ -149,9 +170,26 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
+def _check_writable(path: Path | None) -> None:
+    """Raise BadInput, before anything is computed, where a file cannot be written; what is there stays as it is."""
+    if path is None:
+        return
+    there = path.exists()
+    try:
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def _write(path: Path, content: str) -> None:
     try:
         path.write_text(content, encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.") from error
+        raise _unwritable(path, error) from error
     console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _unwritable(path: Path, error: OSError) -> BadInput:
+    return BadInput(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.")

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from logitfuse.flows.show import console, errors
 from logitfuse.storage.errors import BadInput
-from logitfuse.tasks.headroom_table import ALL, Row, pick_rows
+from logitfuse.tasks.alignment_report.wording import percent
+from logitfuse.tasks.headroom_table import ALL, Row, pick_rows, rules_out
 
 
 def show_headroom(facts: dict[str, Any]) -> None:
@@ -27,7 +28,7 @@ def show_headroom(facts: dict[str, Any]) -> None:
 
 
 def headroom_table(rows: list[Row]) -> Table:
-    """A row per class and per domain; below zero is headroom."""
+    """A row per class and per domain; below zero is headroom, infinite where true tokens are ruled out."""
     first = rows[0]
     title = f"{first['subject']}: nats of the true tokens of {first['split']} text (lower is better)"
     table = Table(title=escape(title), title_justify="left")
@@ -44,18 +45,19 @@ def headroom_table(rows: list[Row]) -> Table:
 
 
 def _add(table: Table, row: Row, name: str) -> None:
-    worse = row["difference"] is not None and row["difference"] > 0
     cells = [f"{row['positions']:,}", f"{row['taught']:,}", f"{row['student']:.3f}"]
-    if row["targets"] is None:
-        cells += ["", "", ""]
-    else:
+    table.add_row(escape(name), *cells, *(_targets(row) if row["taught"] else ["", "", ""]))
+
+
+def _targets(row: Row) -> list[str]:
+    """Write the targets' nats, the difference and the share ruled out; one position ruled out makes a mean infinite."""
+    if row["difference"] is not None:
         difference = f"{row['difference']:+.3f}"
-        cells += [
-            f"{row['targets']:.3f}",
-            f"[red]{difference}[/red]" if worse else difference,
-            f"{row['ruled_out']:.1%}" if row["ruled_out"] else "",
-        ]
-    table.add_row(escape(name), *cells)
+        return [f"{row['targets']:.3f}", f"[red]{difference}[/red]" if row["difference"] > 0 else difference, ""]
+    share = percent(row["ruled_out"])
+    if rules_out(row) or row["elsewhere"] is None:
+        return ["∞", "[red]∞[/red]", f"[red]{share}[/red]"]
+    return ["∞", f"∞ ({row['elsewhere']:+.3f} elsewhere)", share]
 
 
 def write_headroom(facts: dict[str, Any], path: Path) -> None:

@@ -97,14 +97,19 @@ def gold_nats(
 
 
 class Compared(NamedTuple):
-    """Sums over the positions of one group: those that have a target, and of these, those not ruled out."""
+    """Sums over the positions of one group; `compared` are those that have a target and are not ruled out."""
 
     positions: float = 0
     taught: float = 0  # have a target
     ruled_out: float = 0  # the target gives the true token no probability at all
-    own: float = 0  # nats of the target model itself, where taught and not ruled out
-    targets: float = 0  # nats under the targets there
+    own: float = 0  # nats of the target model itself, where taught
+    own_compared: float = 0
+    targets: float = 0  # nats under the targets, where compared; elsewhere they are infinite
     own_anywhere: float = 0
+
+    @property
+    def compared(self) -> float:
+        return self.taught - self.ruled_out
 
 
 class Tally:
@@ -121,12 +126,13 @@ class Tally:
         nats_T: NDArray[np.float64],
     ) -> None:
         """Add the positions of one chunk; `own_T` and `nats_T` as -log p, NaN and infinite as `gold_nats` gives."""
-        finite_T = np.isfinite(nats_T)
+        finite_T, taught_T = np.isfinite(nats_T), ~np.isnan(nats_T)
         sums = np.stack(
             [
                 np.ones(len(own_T)),
-                ~np.isnan(nats_T),
+                taught_T,
                 np.isposinf(nats_T),
+                np.where(taught_T, own_T, 0.0),
                 np.where(finite_T, own_T, 0.0),
                 np.where(finite_T, nats_T, 0.0),
                 own_T,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ENOUGH_POSITIONS = 1_000_000  # further shards are not read: the standard error is below 0.005 nats by then
 FILE = "headroom.json"
+FORMAT = 2  # of that file: 1 left ruled-out positions out of the means
 
 
 def units(run: Run) -> list[Unit]:
@@ -49,6 +50,7 @@ def work(run: Run, unit: Unit) -> Work:
         compute=compute,
         inputs=tuple(record for files in shards for record, _ in files.values()),
         fingerprints={
+            "format": FORMAT,
             "measured": reason is None,
             "residual": run.recipe.train.residual,
             "sources": list(run.teachers),
@@ -88,7 +90,7 @@ def read_headroom(run: Run) -> dict[str, Any]:
 
 def _facts(run: Run, reason: str | None, rows: list[Row], positions: int) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": FORMAT,
         "measured": reason is None,
         "why_not": reason,
         "target": run.target.label,

@@ -7,7 +7,16 @@ from typing import Any
 
 import jinja2
 
-from logitfuse.tasks.alignment_report.wording import HOW, SEGMENTS, number, percent, short_name
+from logitfuse.tasks.alignment_report.wording import (
+    HOW,
+    READ,
+    SEGMENTS,
+    notes_on_maps,
+    notes_on_reading,
+    number,
+    percent,
+    short_name,
+)
 from logitfuse.tasks.reporting.page import size
 
 # Templates of this page lie here, the style sheet beside the run's report.
@@ -22,7 +31,14 @@ def page(facts: dict[str, Any]) -> str:
     )  # fmt: skip
     environment.filters.update({"percent": percent, "number": number, "size": size, "short": short_name})
     return environment.get_template("alignment.html.j2").render(
-        facts=facts, tiles=tiles(facts), how=HOW, segments=SEGMENTS, stretches=max(sum(facts["segments"].values()), 1)
+        facts=facts,
+        tiles=tiles(facts),
+        how=HOW,
+        read=READ,
+        on_maps=notes_on_maps(facts),
+        on_reading=notes_on_reading(facts),
+        segments=SEGMENTS,
+        stretches=max(sum(facts["segments"].values()), 1),
     )
 
 

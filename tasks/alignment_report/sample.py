@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from logitfuse.kernels.chunks import cut
 from logitfuse.storage.errors import BadInput
@@ -14,6 +16,8 @@ from logitfuse.tasks.corpus.settings import CorpusSettings
 
 BUILT_IN = "built-in sentences in many scripts"
 CHUNK_BYTES = int(CorpusSettings.model_fields["max_chunk_bytes"].default)
+# The readers' advice on what to set in a recipe: a sentence that names one of its fields, and what follows.
+_RECIPE_ADVICE = re.compile(rf"(?<=\.) [A-Z][^.]*\b({'|'.join(CorpusSettings.model_fields)})\b.*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,20 @@ def _documents(sources: Sequence[str]) -> Iterator[tuple[str, str]]:
     if not sources:
         yield from TEXTS
     for source in sources:
-        for document in read_documents(CorpusSettings(source=source)):
-            # Several files without domains are told apart by their names.
-            named = len(sources) > 1 and document.domain == NO_DOMAIN
-            yield (source if named else document.domain), document.text
+        try:
+            for document in read_documents(CorpusSettings(source=source)):
+                # Several files without domains are told apart by their names.
+                named = len(sources) > 1 and document.domain == NO_DOMAIN
+                yield (source if named else document.domain), document.text
+        except BadInput as error:
+            raise BadInput(_said_of_text(source, str(error))) from error
+
+
+def _said_of_text(source: str, message: str) -> str:
+    """Say what a reader of corpora says in terms of this command, which has no recipe to set fields in."""
+    found, cut = _RECIPE_ADVICE.subn("", message)
+    advice = (
+        " Give --text a .txt file, a .jsonl or .parquet file with a column 'text', or a folder of one kind of them; "
+        f"paths are relative to {Path.cwd()}."
+    )
+    return f"--text {source or repr(source)}: {found.strip()}{advice if cut else ''}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from logitfuse.kernels.alignment import ALIGNMENTS, VocabularyPair
+from logitfuse.kernels.alignment import ALIGNMENTS, Side, VocabularyPair
 from logitfuse.tasks.alignment_report.scripts import LABELS
 from logitfuse.tasks.alignment_report.tokens import Tokenised
 
@@ -25,6 +25,22 @@ def share_by(labels_T: Sequence[str], served_T: NDArray[np.bool_]) -> list[dict[
         {"name": str(names[i]), "positions": int(positions[i]), "served": float(served[i] / positions[i])}
         for i in order
     ]
+
+
+def reading_shares(serving_T: NDArray[np.integer], source: Side, target: Side) -> dict[str, float]:
+    """Return shares of the served positions by what the source position had read when it predicted.
+
+    `read_further`: text that the target's position has yet to predict; `read_less`: not all that it has read;
+    `read_unknown`: a token before one of the two has no sure end. What is left has read the same bytes.
+    """
+    served_T = serving_T >= 0
+    theirs, ours = source.bytes_P[serving_T[served_T]], target.bytes_P[served_T]
+    known, count = (theirs >= 0) & (ours >= 0), max(len(ours), 1)
+    return {
+        "read_further": int((known & (theirs > ours)).sum()) / count,
+        "read_less": int((known & (theirs < ours)).sum()) / count,
+        "read_unknown": int((~known).sum()) / count,
+    }
 
 
 def script_names(tokenised: Tokenised) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
 from logitfuse.kernels.vocabulary_map import VocabularyView
-from logitfuse.storage.errors import BadInput
+from logitfuse.storage.errors import BadInput, ModelRefused
 from logitfuse.tasks.models.home import PACKAGE_PREFIX
 from logitfuse.tasks.models.vocabulary import Vocabulary, load_tokenizer, read_vocabulary, vocabulary_view
 from logitfuse.tasks.packaged.models import MODELS, fetch_model
@@ -35,8 +36,27 @@ def read_tokenizer(reference: str) -> NamedTokenizer:
 
     Raises BadInput for a name that means nothing, ModelRefused for a tokenizer that cannot be used.
     """
-    tokenizer = load_tokenizer(_location(reference))
+    location = _location(reference)
+    if isinstance(location, Path):
+        _check_file(location / "tokenizer.json")
+    tokenizer = load_tokenizer(location)
     return NamedTokenizer(reference, tokenizer, read_vocabulary(tokenizer))
+
+
+def _check_file(path: Path) -> None:
+    """Raise ModelRefused, in plain words, for a tokenizer.json that is none; a folder may do without the file."""
+    if not path.is_file():
+        return
+    try:
+        spec = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelRefused(f"{path} cannot be read as JSON: {error}. Save or download the tokenizer again.") from error
+    missing = [part for part in ("added_tokens", "model") if not isinstance(spec, dict) or part not in spec]
+    if missing:
+        raise ModelRefused(
+            f"{path} is no tokenizer: it has no {' and no '.join(map(repr, missing))}. "
+            "Save or download the tokenizer again, or give another folder."
+        )
 
 
 def _location(reference: str) -> Path | str:

@@ -1,5 +1,9 @@
 """What the terminal and the page call things, and how they write shares."""
 
+from __future__ import annotations
+
+from typing import Any
+
 HOW = {
     "exact": "byte-exact",
     "role": "by role",
@@ -15,7 +19,44 @@ SEGMENTS = {
     "n-1": "several of the source, one of the target",
     "n-m": "several on both sides",
 }
+READ = {
+    "read_further": "there, the source has read further",
+    "read_less": "there, the source has read less",
+    "read_unknown": "there, it cannot be told",
+}
 MISSING = "–"
+
+
+def notes_on_maps(facts: dict[str, Any]) -> list[str]:
+    """Say what a reader must know about the maps of a report."""
+    found = [
+        f"Map {name} was fitted on this very text, so its shares are at their best."
+        for name, of in facts["maps"].items()
+        if of["fitted_on_the_text"]
+    ]
+    if facts["same_tokenizer"]:
+        return found
+    if any(method["map"] == "first_piece" for method in facts["methods"]):
+        found.append(
+            "A recipe's default map is learned, which counts on the training text; first_piece needs no text. "
+            "--map learned counts on the text of this report."
+        )
+    ids = f"{facts['source']['ids']:,} pieces with {facts['target']['ids']:,}"
+    found += [
+        f"Map {name} is not shown: comparing {ids} by edit distance takes a while. --compare or --map {name} shows it."
+        for name in facts["not_counted"]
+    ]
+    return found
+
+
+def notes_on_reading(facts: dict[str, Any]) -> list[str]:
+    """Say which alignments serve positions by a source that has read what is yet to be predicted."""
+    return [
+        f"{method['alignment']} teaches from the future at {percent(method['read_further'])} of the positions it "
+        "serves: the source had read text there that the target has yet to predict. offsets never does."
+        for method in facts["methods"]
+        if method["read_further"]
+    ]
 
 
 def percent(share: float | None) -> str:

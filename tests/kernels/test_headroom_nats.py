@@ -80,14 +80,15 @@ def test_classes_by_where_the_next_tokens_end() -> None:
     assert found.tolist() == kinds
 
 
-def test_a_tally_keeps_ruled_out_positions_out_of_the_means() -> None:
+def test_a_tally_counts_ruled_out_positions_for_the_student_and_apart_for_the_targets() -> None:
     tally = Tally()
     classes = np.array([TokenClass.SAME, TokenClass.SAME, TokenClass.SAME, TokenClass.UNSERVED], np.int8)
     own, nats = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.5, np.inf, 1.5, np.nan])
     for _ in range(2):
         tally.add(("test", "fused", "law"), classes, own, nats)
     same = tally.groups["test", "fused", "law", TokenClass.SAME]
-    assert same == Compared(positions=6, taught=6, ruled_out=2, own=8.0, targets=4.0, own_anywhere=12.0)
+    sums = {"own": 12.0, "own_compared": 8.0, "targets": 4.0, "own_anywhere": 12.0}
+    assert same == Compared(positions=6, taught=6, ruled_out=2, **sums) and same.compared == 4
     assert tally.groups["test", "fused", "law", TokenClass.UNSERVED].taught == 0
 
 

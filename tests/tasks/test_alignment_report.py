@@ -10,17 +10,22 @@ import pytest
 from hostile.builders import built
 from typer.testing import CliRunner
 
+from logitfuse.flows.alignment_report import show
 from logitfuse.flows.cli import app
+from logitfuse.kernels.alignment import read_side
 from logitfuse.kernels.vocabulary_map import How, VocabularyView, one_to_one
-from logitfuse.storage.errors import BadInput, LogitfuseError
+from logitfuse.storage.errors import BadInput, LogitfuseError, ModelRefused
+from logitfuse.tasks.alignment_report import maps
 from logitfuse.tasks.alignment_report.facts import PAPER, Method, gather
 from logitfuse.tasks.alignment_report.mapped import mean_distance, next_token_weights, shares_by_how, shown, tie_share
 from logitfuse.tasks.alignment_report.multiscript import TEXTS
 from logitfuse.tasks.alignment_report.page import page
 from logitfuse.tasks.alignment_report.sample import BUILT_IN, Sample, read_sample
 from logitfuse.tasks.alignment_report.scripts import Script, script_of, token_scripts
+from logitfuse.tasks.alignment_report.served import reading_shares
 from logitfuse.tasks.alignment_report.tokenizers import NamedTokenizer, read_tokenizer
-from logitfuse.tasks.alignment_report.wording import percent, short_name
+from logitfuse.tasks.alignment_report.wording import notes_on_maps, notes_on_reading, percent, short_name
+from logitfuse.tasks.vocabulary_map import MapSettings
 
 DEFAULT = Method("offsets", "first_piece")
 
@@ -100,6 +105,94 @@ def test_segments_of_one_tokenizer_are_one_to_one() -> None:
     assert facts["methods"][0]["next_token_agrees"] == 1
     counts = facts["segments"]
     assert counts["1-1"] == facts["source"]["tokens"] and sum(counts.values()) == counts["1-1"]
+
+
+def test_what_a_serving_position_had_read() -> None:
+    """One chunk of four target positions, served by positions that read the same, further, less, and nobody knows."""
+    ids, marks = np.zeros(5, np.int32), np.zeros(1, bool)
+    source = read_side(ids, np.array([2, 4, 6, -1, 9], np.int32), np.array([0, 5]), marks, start=False, end=None)
+    target = read_side(ids, np.array([2, 4, 6, 7, 9], np.int32), np.array([0, 5]), marks, start=False, end=None)
+    assert reading_shares(np.array([0, 2, 1, 3]), source, target) == {
+        "read_further": 0.25, "read_less": 0.25, "read_unknown": 0.25,
+    }  # fmt: skip
+    assert set(reading_shares(np.full(4, -1), source, target).values()) == {0.0}
+    assert reading_shares(np.array([-1, 2, -1, -1]), source, target)["read_further"] == 1
+
+
+@pytest.mark.parametrize(("source", "target"), [("byte-level", "llama"), ("wordpiece", "byte-level, bare")])
+def test_offsets_never_read_further_and_dtw_is_said_to(source: str, target: str) -> None:
+    facts = facts_of(source, target)
+    ours, paper = facts["methods"]
+    assert ours["read_further"] == ours["read_less"] == ours["read_unknown"] == 0
+    paper["read_further"] = 0.011
+    (note,) = notes_on_reading(facts)
+    assert note.startswith("dtw teaches from the future at 1.1%") and note in page(facts)
+
+
+def test_the_papers_map_is_counted_beside_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = facts_of("byte-level", "llama", (DEFAULT,))
+    assert list(facts["maps"]) == ["first_piece", "mined"] and facts["not_counted"] == []
+    assert len(facts["methods"]) == 1 and facts["maps"]["mined"]["vocabulary"]["distance"] > 0
+    assert any("default map is learned" in note for note in notes_on_maps(facts))
+    monkeypatch.setattr(maps, "MANY_COMPARISONS", 0)
+    short = facts_of("byte-level", "llama", (DEFAULT,))
+    assert list(short["maps"]) == ["first_piece"] and short["not_counted"] == ["mined"]
+    (note,) = [note for note in notes_on_maps(short) if "mined" in note]
+    assert "--compare" in note and note in page(short)
+    assert list(facts_of("byte-level", "llama")["maps"]) == ["first_piece", "mined"]  # asked for: however long
+    assert list(facts_of("byte-level", "byte-level", (DEFAULT,))["maps"]) == ["first_piece"]
+    assert MapSettings().strategy == "learned"  # as the note says
+
+
+def test_files_are_tried_before_anything_is_computed(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_text("kept")
+    arguments = ["alignment", "./nowhere", "./nowhere", "--json", str(kept), "--html", str(tmp_path / "new.html")]
+    assert "no such folder" in str(CliRunner().invoke(app, arguments).exception)
+    assert kept.read_text() == "kept" and list(tmp_path.iterdir()) == [kept]
+    for file in (tmp_path, tmp_path / "none" / "a.html", kept / "a.html"):
+        answer = CliRunner().invoke(app, [*arguments[:3], "--html", str(file)])
+        assert isinstance(answer.exception, BadInput) and "cannot be written" in str(answer.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.foo", "hi", "its ending tells no format"),
+        ("a.jsonl", '{"body": "x"}\n', "there is no column 'text'; there are: 'body'"),
+        ("b.jsonl", '{"text": 3}\n', "the text column 'text' holds"),
+        ("c.jsonl", "{\n", "no valid JSON"),
+        ("missing.txt", None, "there is no file or folder"),
+    ],
+)
+def test_text_that_cannot_be_read_is_told_of_in_the_commands_own_terms(
+    tmp_path: Path, name: str, content: str | None, words: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(BadInput) as raised:
+        read_sample([str(tmp_path / name)], 100)
+    said = str(raised.value)
+    assert words in said and said.startswith(f"--text {tmp_path / name}: ")
+    assert not re.search(r"\b[Ss]et (format|source|text_column)|Check source|text_column", said)
+
+
+@pytest.mark.parametrize("text", ["x", "\n", "日", "a b"])
+def test_very_little_text_is_enough(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    facts = gather(named("byte-level"), named("llama"), read_sample([str(tmp_path / "a.txt")], 100), [DEFAULT, PAPER])
+    assert facts["text"]["bytes"] == len(text.encode()) and page(facts)
+    show(facts)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{}", "has no 'added_tokens' and no 'model'"), ("[]", "no tokenizer"), ("{", "read as JSON")],
+)
+def test_a_tokenizer_file_that_is_none(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ModelRefused, match=words):
+        read_tokenizer(str(tmp_path))
 
 
 def test_distances_and_ties() -> None:
@@ -204,4 +297,5 @@ def test_the_papers_own_pair() -> None:
     facts = gather(*sides, read_sample((), 10_000), [DEFAULT, PAPER])
     ours, paper = facts["methods"]
     assert 0.7 < ours["served"] < 0.9 and paper["served"] < ours["served"]
+    assert ours["read_further"] == ours["read_less"] == 0 and paper["read_further"] > 0.01
     assert facts["maps"]["mined"]["ties"] > 0.6 and 1 < facts["maps"]["mined"]["mean_distance"] < 3

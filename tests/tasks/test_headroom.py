@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from logitfuse.flows.headroom import headroom_table, show_headroom
-from logitfuse.kernels.headroom import TokenClass, fused_classes
+from logitfuse.kernels.headroom import Tally, TokenClass, fused_classes
 from logitfuse.storage.shards import verified_path
 from logitfuse.tasks.checks import claim_folder
 from logitfuse.tasks.execute import do_prepare, do_unit, do_units
 from logitfuse.tasks.headroom import read_headroom
-from logitfuse.tasks.headroom_table import ALL, FUSED, pick_rows, warnings
+from logitfuse.tasks.headroom_table import ALL, FUSED, pick_rows, table_rows, warnings
 from logitfuse.tasks.recipe import parse_recipe
 from logitfuse.tasks.reporting.cautions import cautions_of_headroom
 from logitfuse.tasks.run import Run
@@ -157,7 +157,8 @@ def test_another_residual_rule_is_another_measurement(run: Run) -> None:
     facts = read_headroom(other)
     (row,) = pick_rows(facts["rows"], subject=FUSED, domain=ALL, **{"class": ALL})
     assert row["ruled_out"] > 0.01
-    assert any("rule out the true token" in warning for warning in facts["warnings"])
+    assert row["difference"] is None and row["targets"] is None and row["student"] > 0
+    assert "rule out the true token" in facts["warnings"][0]
 
 
 def test_without_the_target_as_a_source_it_says_why_not(
@@ -186,6 +187,7 @@ def test_packed_blocks_are_measured_as_the_documents_they_were_made_from(tmp_pat
     for key, row in found["documents"].items():
         assert found["blocks"][key]["taught"] == row["taught"]
         for name in ("student", "targets", "ruled_out"):
+            assert row[name] is not None
             np.testing.assert_allclose(found["blocks"][key][name], row[name], atol=1e-6)
 
 
@@ -193,17 +195,22 @@ def key_of(row: dict[str, Any]) -> tuple[str, ...]:
     return row["split"], row["subject"], row["domain"], row["class"]
 
 
-def row_of(domain: str, kind: str, student: float, targets: float, ruled_out: float = 0.0) -> dict[str, Any]:
+def row_of(
+    domain: str, kind: str, student: float, targets: float, ruled_out: float = 0.0, taught: int = 400
+) -> dict[str, Any]:
+    difference, compared = targets - student, round(taught * (1 - ruled_out))
     return {
-        "split": "test", "subject": FUSED, "domain": domain, "class": kind, "positions": 500, "taught": 400,
-        "student": student, "targets": targets, "difference": targets - student, "ruled_out": ruled_out,
+        "split": "test", "subject": FUSED, "domain": domain, "class": kind, "positions": 500, "taught": taught,
+        "compared": compared, "student": student, "targets": None if ruled_out else targets,
+        "difference": None if ruled_out else difference, "ruled_out": ruled_out,
+        "elsewhere": difference if compared else None,
     }  # fmt: skip
 
 
 def test_worse_targets_are_warned_of_and_better_ones_are_not() -> None:
     good = [row_of(ALL, ALL, 3.0, 2.8), row_of("law", ALL, 2.0, 1.9), row_of(ALL, "source longer", 4.0, 4.1)]
     assert warnings(good) == []
-    bad = [row_of(ALL, ALL, 3.0, 3.1), row_of("law", ALL, 2.0, 2.2), row_of(ALL, "source shorter", 2.4, 5.0, 0.2)]
+    bad = [row_of(ALL, ALL, 3.0, 3.1), row_of("law", ALL, 2.0, 2.2), row_of(ALL, "source shorter", 2.4, 5.0)]
     said = warnings(bad)
     assert len(said) == 3 and "worse than the target model itself" in said[0]
     assert "law (+0.20)" in said[1] and "source shorter (+2.60)" in said[2]
@@ -213,3 +220,47 @@ def test_worse_targets_are_warned_of_and_better_ones_are_not() -> None:
     assert cautions_of_headroom(facts) == said
     assert cautions_of_headroom({}) == []
     json.dumps(bad, allow_nan=False)
+
+
+def test_ruling_out_true_tokens_is_worse_whatever_is_gained_elsewhere() -> None:
+    rows = [row_of(ALL, ALL, 3.0, 2.7, 0.28), row_of("law", ALL, 2.0, 2.2), row_of("code", ALL, 2.0, 1.0, 1.0)]
+    said = warnings(rows)
+    assert len(said) == 2 and "worse than the target model itself: they rule out the true token at 28.0%" in said[0]
+    assert "law (+0.20), code (100.0% ruled out)" in said[1]
+    shown = cells_of(headroom_table(rows), "change", "targets", "ruled out")
+    assert shown == [
+        ("[red]∞[/red]", "∞", "[red]28.0%[/red]"),
+        ("[red]+0.200[/red]", "2.200", ""),
+        ("[red]∞[/red]", "∞", "[red]100%[/red]"),
+    ]
+    accident = [row_of(ALL, ALL, 3.0, 2.7, 0.0003, taught=10_000)]
+    assert warnings(accident) == [] and cells_of(headroom_table(accident), "change", "ruled out") == [
+        ("∞ (-0.300 elsewhere)", "<0.1%")
+    ]
+    assert len(warnings([row_of(ALL, ALL, 3.0, 3.1, 0.0003, taught=10_000)])) == 1
+
+
+def cells_of(table: Any, *headers: str) -> list[tuple[str, ...]]:
+    return list(zip(*(list(c.cells) for h in headers for c in table.columns if c.header == h), strict=True))
+
+
+def test_a_handful_of_positions_is_not_judged() -> None:
+    """What counts is how many positions are taught, not how many there are."""
+    few = [
+        row_of("law", ALL, 2.0, 4.0, taught=99), row_of(ALL, "source shorter", 2.0, 4.0, taught=3),
+        row_of("code", ALL, 2.0, 4.0, 0.5, taught=60), row_of("docs", ALL, 2.0, 1.9, 0.001, taught=100),
+    ]  # fmt: skip
+    assert warnings([row_of(ALL, ALL, 3.0, 2.9), *few]) == []
+    (said,) = warnings([row_of(ALL, ALL, 3.0, 5.0, taught=37), *few])
+    assert "not known" in said and "only 37 positions" in said
+
+
+def test_a_ruled_out_position_counts_for_the_student_and_makes_the_targets_infinite() -> None:
+    tally = Tally()
+    own, nats = np.array([1.0, 2.0, 6.0, 9.0]), np.array([0.5, 1.5, np.inf, np.nan])
+    tally.add(("test", FUSED, "law"), np.full(4, TokenClass.SAME, np.int8), own, nats)
+    row = table_rows(tally)[0]
+    assert (row["positions"], row["taught"], row["compared"]) == (4, 3, 2)
+    assert row["student"] == 3.0 and row["targets"] is None and row["difference"] is None
+    assert row["ruled_out"] == pytest.approx(1 / 3) and row["elsewhere"] == pytest.approx(-0.5)
+    json.dumps(row, allow_nan=False)
