@@ -40,7 +40,7 @@ test-server: setup  ## tests that start a Prefect server and a worker
 test-install: setup  ## build the wheel, install it in a fresh environment, run it from another folder
 	$(BIN)/python -m pytest -m install
 
-test-slow: setup  ## tests that take minutes: every id of real vocabularies against rapidfuzz
+test-slow: setup  ## tests that take minutes: all ids of real vocabularies, memory of long documents
 	$(BIN)/python -m pytest -m slow
 
 test-all: test test-server test-install  ## everything CI runs

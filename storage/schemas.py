@@ -109,9 +109,10 @@ MAP = StageSchema(
         [
             _field("source_id", pa.int32()),
             _field("target_ids", IDS),
-            _field("weights", FLOATS),
+            _field("weights", FLOATS),  # of each target id where this one is written; they sum to 1
             _field("distance", pa.int32()),  # edit distance of the pieces, -1 where none applies
             _field("how", pa.string()),  # exact, role, byte, distance, first_piece, learned, unmapped
+            _field("times", pa.float32()),  # how often it was counted with a target id, 0 where it was not
         ]
     ),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from logitfuse.storage.schemas import ALIGN
 from logitfuse.storage.shards import ShardWriter, read_together, verified_path
-from logitfuse.tasks.align_settings import AlignSettings, conditions
+from logitfuse.tasks.align_settings import AlignSettings, conditions, key_settings
 from logitfuse.tasks.aligner import Aligner, columns_read, leaves_out_first_space
 from logitfuse.tasks.engine import Counts, Progress, Work
 from logitfuse.tasks.unit import Unit
@@ -49,7 +49,7 @@ def work(run: Run, unit: Unit) -> Work:
         name=unit.part,
         shard=unit.shard,
         compute=compute,
-        settings=settings,
+        settings=key_settings(settings, run.recipe.include_target),
         inputs=(*shards.values(), mapping),
         fingerprints={
             "target": [target.start_id, target.end_id],

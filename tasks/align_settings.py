@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from logitfuse.kernels.alignment import ALIGNMENTS
 from logitfuse.storage.settings import Settings
-from logitfuse.tasks.strategy import checked_options, strategy_field
+from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
 
 if TYPE_CHECKING:
     from logitfuse.tasks.capture import CaptureSettings
+
+Conditioning = Literal["auto", "always", "never"]
 
 
 class AlignSettings(Settings):
@@ -45,7 +47,7 @@ class AlignSettings(Settings):
         description="probabilities: of the source's full softmax. logits: the kept raw logits, as the published code "
         "does; needs capture.raw_logits and collision first.",
     )
-    condition_on_target: Literal["auto", "always", "never"] = Field(
+    condition_on_target: Conditioning = Field(
         "auto",
         title="Condition on the target",
         description="Where a source token may become several target tokens, weight these by what the target itself "
@@ -65,6 +67,11 @@ class AlignSettings(Settings):
     def _is_known(cls, name: str) -> str:
         ALIGNMENTS.get(name)
         return name
+
+    @field_validator("options")
+    @classmethod
+    def _fit(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return normal_options(ALIGNMENTS, info.data.get("strategy"), options)
 
     @model_validator(mode="after")
     def _options_fit(self) -> AlignSettings:
@@ -88,3 +95,12 @@ def conditions(align: AlignSettings, include_target: bool) -> bool:
     """Return whether the map's rows are weighted by what the target predicts."""
     wanted = align.condition_on_target
     return wanted == "always" or (wanted == "auto" and include_target and align.values == "probabilities")
+
+
+def key_settings(align: AlignSettings, include_target: bool) -> AlignSettings:
+    """Return the settings without what changes no byte: how conditioning was asked for, a least logit."""
+    wanted: Conditioning = "auto" if conditions(align, include_target) else "never"
+    if wanted == "never" and not conditions(AlignSettings(values=align.values, collision="first"), include_target):
+        wanted = "auto"  # which would not either
+    least = AlignSettings().min_probability if align.values == "logits" else align.min_probability
+    return align.model_copy(update={"condition_on_target": wanted, "min_probability": least})

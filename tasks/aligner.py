@@ -13,7 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from logitfuse.kernels.alignment import ALIGNMENTS, Side, Spelling, VocabularyPair, one_to_one, read_side
-from logitfuse.kernels.projection import Conditional, project, project_logits
+from logitfuse.kernels.conditioning import Conditional, condition
+from logitfuse.kernels.projection import project, project_logits
 from logitfuse.kernels.sparse import log_softmax_rows, row_sums, to_half_precision
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.schemas import FLOATS, IDS
@@ -80,6 +81,7 @@ class Aligner:
         self.settings = settings
         self._source, self._target = source, target
         self._map = (vocabulary_map.offsets, vocabulary_map.target_ids, vocabulary_map.weights)
+        self._habits = vocabulary_map.target_habits(target.head_width)
         self._k, self._past_end, self._max_length = capture.k, capture.past_end, capture.max_length
         self._same = source.vocabulary.fingerprint == target.vocabulary.fingerprint
         self._pair = VocabularyPair(
@@ -172,13 +174,12 @@ class Aligner:
         return ids.reshape(-1, self._k), probs_PK, tail_P / whole_P
 
     def _conditional(self, batches: Batches) -> Conditional:
-        """Return what the target itself predicts; the mass it left out is spread evenly over the ids it left out."""
+        """Return what the target itself predicts, against what it writes on the whole."""
         ids_QK, probs_QK, tail_Q = self._captured(batches["own"])
         captured_C = np.diff(_flat(batches["own"], "tail")[0])
         own = self._side(batches["target"], self._target, captured_C=captured_C)
         target = self._side(batches["target"], self._target)
-        floor_Q = tail_Q / max(self._target.head_width - self._k, 1)
-        return Conditional(ids_QK, probs_QK, floor_Q, one_to_one(own, target))
+        return condition(ids_QK, probs_QK, tail_Q, one_to_one(own, target), self._habits)
 
 
 def _flat(batch: pa.RecordBatch, column: str) -> tuple[NDArray[np.int64], NDArray[Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from logitfuse.kernels.vocabulary_map import (
     VOCABULARY_MAPS,
@@ -20,11 +20,10 @@ from logitfuse.kernels.vocabulary_map import (
 from logitfuse.storage.schemas import MAP
 from logitfuse.storage.settings import Settings
 from logitfuse.storage.shards import Rows, ShardWriter, read_batches, verified_path
-from logitfuse.tasks.align_settings import conditions
 from logitfuse.tasks.engine import Counts, Progress, Work
 from logitfuse.tasks.fitting_text import shards_to_fit, training_chunks
 from logitfuse.tasks.models.vocabulary import map_context, vocabulary_view
-from logitfuse.tasks.strategy import checked_options, strategy_field
+from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
@@ -55,6 +54,11 @@ class MapSettings(Settings):
         VOCABULARY_MAPS.get(name)
         return name
 
+    @field_validator("options")
+    @classmethod
+    def _fit(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return normal_options(VOCABULARY_MAPS, info.data.get("strategy"), options)
+
     @model_validator(mode="after")
     def _options_fit(self) -> MapSettings:
         checked_options(VOCABULARY_MAPS, self.strategy, self.options)
@@ -75,13 +79,12 @@ def work(run: Run, unit: Unit) -> Work:
     options = checked_options(VOCABULARY_MAPS, settings.strategy, settings.options)
     wanted = None if _is_same(source, target) else tokens_to_fit(settings.strategy, options)
     shards = shards_to_fit(run, unit.needed_source, wanted)
-    conditioned = wanted is not None and conditions(run.recipe.align, run.recipe.include_target)
 
     def compute(path: Path, progress: Progress) -> Counts:
         files = [{name: verified_path(run.store, record) for name, record in shard.items()} for shard in shards]
         pairs = training_chunks(files) if files else None
         workers = run.recipe.execution.workers
-        found = build_map(source, target, width, settings, workers=workers, pairs=pairs, conditioned=conditioned)
+        found = build_map(source, target, width, settings, workers=workers, pairs=pairs)
         write_map(found, path)
         return {"source_tokens": found.source_size, **found.counts()}
 
@@ -96,7 +99,6 @@ def work(run: Run, unit: Unit) -> Work:
             "source": source.vocabulary.fingerprint,
             "target": target.vocabulary.fingerprint,
             "widths": [width, target.head_width],
-            **({"conditioned": True} if conditioned else {}),
         },
     )
 
@@ -109,19 +111,18 @@ def build_map(
     *,
     workers: int = 1,
     pairs: Iterable[TwiceCut] | None = None,
-    conditioned: bool = False,
 ) -> VocabularyMap:
     """Return the map; models with the same tokenizer need no strategy.
 
     `width`: of the widest head that writes the source's tokens. `workers`: threads, which change no result. `pairs`:
-    training text, for strategies that are fitted on it. `conditioned`: align weights rows by the target's prediction.
+    training text, for strategies that are fitted on it.
     """
     if _is_same(source, target):
         return identity_map(source.vocabulary.size, width)
     strategy = VOCABULARY_MAPS.get(settings.strategy)
     options = checked_options(VOCABULARY_MAPS, settings.strategy, settings.options)
     views = (vocabulary_view(source.vocabulary, width), vocabulary_view(target.vocabulary, target.head_width))
-    return strategy(*views, map_context(target.tokenizer, target.vocabulary, workers, pairs, conditioned), **options)
+    return strategy(*views, map_context(target.tokenizer, target.vocabulary, workers, pairs), **options)
 
 
 def _is_same(source: Source, target: Source) -> bool:
@@ -142,6 +143,7 @@ def write_map(found: VocabularyMap, path: Path) -> None:
                     "weights": [found.weights[span] for span in spans],
                     "distance": found.distance[rows.start : rows.stop],
                     "how": [How(int(how)).name.lower() for how in found.how[rows.start : rows.stop]],
+                    "times": found.times[rows.start : rows.stop],
                 }
             )
     finally:
@@ -151,7 +153,7 @@ def write_map(found: VocabularyMap, path: Path) -> None:
 def read_map(path: Path) -> VocabularyMap:
     """Read a map back."""
     names = {how.name.lower(): int(how) for how in How}
-    counts, ids, weights, distance, how = [], [], [], [], []
+    counts, ids, weights, distance, how, times = [], [], [], [], [], []
     for batch in read_batches(path, None, ROWS_AT_ONCE):
         rows = Rows(batch)
         for row in range(len(rows)):
@@ -160,10 +162,12 @@ def read_map(path: Path) -> VocabularyMap:
             counts.append(len(ids[-1]))
         distance.append(batch.column("distance").to_numpy())
         how += [names[name] for name in batch.column("how").to_pylist()]
+        times.append(batch.column("times").to_numpy())
     return VocabularyMap(
         np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         np.concatenate(ids).astype(np.int32),
         np.concatenate(weights).astype(np.float32),
         np.concatenate(distance).astype(np.int32),
         np.array(how, np.int8),
+        np.concatenate(times).astype(np.float32),
     )

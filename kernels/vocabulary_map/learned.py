@@ -31,9 +31,6 @@ def learned(
     on the first `max_tokens` target tokens of training text. `prior`: how many occurrences the `first_piece` map is
     worth; a token that never occurs has that map. Entries below `prune` are dropped, a row's best never; every row
     that maps sums to 1.
-    Where align weights rows by the target's own prediction q(y) (`context.conditioned`), a row is proportional to
-    P(s given y) instead of P(y given s): times q(y) that is Bayes' rule, while P(y given s)·q(y) would count the
-    target's habits twice.
     A space that a tokenizer puts before the text is not text, so the beginning of a chunk is then no boundary.
     Raises ValueError where `context.pairs` or `context.target_encode` is missing.
     """
@@ -43,22 +40,16 @@ def learned(
     sizes = len(source.texts), len(target.texts)
     at_start = not (source.dummy_prefix or target.dummy_prefix)
     counted = count_next_tokens(context.pairs, sizes, at_start=at_start, max_tokens=max_tokens)
-    return with_prior(counted, start, sizes, prior, prune, given_target=context.conditioned)
+    return with_prior(counted, start, sizes, prior, prune)
 
 
 def with_prior(
-    counted: NextTokens,
-    start: VocabularyMap,
-    sizes: tuple[int, int],
-    prior: float,
-    prune: float,
-    *,
-    given_target: bool = False,
+    counted: NextTokens, start: VocabularyMap, sizes: tuple[int, int], prior: float, prune: float
 ) -> VocabularyMap:
     """Return the rows of (counts + prior·`start`), pruned and normalised; rows without counts are those of `start`.
 
-    `sizes`: (S, V). `given_target`: each value is divided by its target token's sum over all rows before rows are
-    normalised, after pruning. Entries come best first, equal ones by rising target id.
+    `sizes`: (S, V). Entries come best first, equal ones by rising target id. `times` of the result is a row's sum
+    before it was normalised, 0 for rows without counts.
     """
     rows_start = np.repeat(np.arange(sizes[0]), np.diff(start.offsets))
     seen_S = np.bincount(counted.source, minlength=sizes[0]) > 0
@@ -69,12 +60,11 @@ def with_prior(
         np.concatenate([counted.times, strength]),
         sizes[1],
     )
-    share = value / np.bincount(rows, value, sizes[0])[rows]
+    times_S = np.bincount(rows, value, sizes[0])
+    share = value / times_S[rows]
     best_S = np.zeros(sizes[0])
     np.maximum.at(best_S, rows, share)
     kept = (share > 0) & ((share >= prune) | (share == best_S[rows]))
-    if given_target:
-        share = value / np.bincount(ids, value, sizes[1])[ids]
     rows, ids, share = rows[kept], ids[kept], share[kept]
     share /= np.bincount(rows, share, sizes[0])[rows]
     order = np.lexsort((ids, -share, rows))
@@ -84,6 +74,7 @@ def with_prior(
         share[order].astype(np.float32),
         np.where(seen_S, np.int32(-1), start.distance),
         np.where(seen_S, np.int8(How.LEARNED), start.how),
+        np.where(seen_S, times_S, 0.0).astype(np.float32),
     )
 
 

@@ -62,22 +62,21 @@ class MapContext:
 
     `target_encode`: the target's own tokenisation of each text as it would stand behind other text; an empty list
     where it has none. `pairs`: chunks of training text, for strategies that ask for text (`tokens_to_fit`).
-    `conditioned`: the target's own prediction will be multiplied in wherever the map is used, so a fitted row must not
-    hold the target's habits a second time. `workers`: threads; changes no result.
+    `workers`: threads; changes no result.
     """
 
     target_encode: Callable[[Sequence[str]], list[list[int]]] | None = None
     workers: int = 1
     pairs: Iterable[TwiceCut] | None = None
-    conditioned: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class VocabularyMap:
     """Source id → target ids with weights, as compressed rows: row s is `offsets[s]:offsets[s + 1]`.
 
-    offsets int64 [S+1], target_ids int32 [N], weights float32 [N] (a mapped row sums to 1), distance int32 [S]
-    (code points; 0 for equal bytes, -1 where none was measured), how int8 [S] (`How`).
+    offsets int64 [S+1], target_ids int32 [N], weights float32 [N] (P(y|s); a mapped row sums to 1), distance int32 [S]
+    (code points; 0 for equal bytes, -1 where none was measured), how int8 [S] (`How`), times float32 [S] (how often
+    each id was counted, 0 where it was not; left out: nothing was counted).
     """
 
     offsets: NDArray[np.int64]
@@ -85,10 +84,13 @@ class VocabularyMap:
     weights: NDArray[np.float32]
     distance: NDArray[np.int32]
     how: NDArray[np.int8]
+    times: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __post_init__(self) -> None:
         rows, entries = len(self.offsets) - 1, len(self.target_ids)
-        if not (len(self.distance) == len(self.how) == rows and len(self.weights) == entries):
+        if not len(self.times):
+            object.__setattr__(self, "times", np.zeros(rows, np.float32))
+        if not (len(self.distance) == len(self.how) == len(self.times) == rows and len(self.weights) == entries):
             raise ValueError("a vocabulary map's arrays do not belong together: their lengths differ.")
         if self.offsets[0] != 0 or self.offsets[-1] != entries or (np.diff(self.offsets) < 0).any():
             raise ValueError("a vocabulary map's offsets do not rise from 0 to the number of its entries.")
@@ -97,6 +99,16 @@ class VocabularyMap:
     def source_size(self) -> int:
         """Number of source ids, mapped or not."""
         return len(self.how)
+
+    def target_habits(self, width: int) -> NDArray[np.float64]:
+        """Return how often the target writes each of its `width` ids on the whole, P(y) float64 [width].
+
+        Counted together from all rows; where nothing was counted, all ids are alike.
+        """
+        rows = np.repeat(np.arange(self.source_size), np.diff(self.offsets))
+        found = np.bincount(self.target_ids, self.times[rows].astype(np.float64) * self.weights, width)
+        whole = found.sum()
+        return found / whole if whole > 0 else np.full(len(found), 1 / max(len(found), 1))
 
     def counts(self) -> dict[str, int]:
         """Return how many source ids were found how, by lower-case name, for reports."""

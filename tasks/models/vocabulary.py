@@ -142,13 +142,12 @@ def map_context(
     vocabulary: Vocabulary,
     workers: int = 1,
     pairs: Iterable[TwiceCut] | None = None,
-    conditioned: bool = False,
 ) -> MapContext:
     """Return what vocabulary maps may ask of the target's tokenizer, and text for those that are fitted on some.
 
-    `workers` threads change no result. `conditioned`: align will weight rows by what the target predicts.
+    `workers` threads change no result.
     """
-    return MapContext(partial(encode_behind_sentinel, tokenizer, vocabulary), workers, pairs, conditioned)
+    return MapContext(partial(encode_behind_sentinel, tokenizer, vocabulary), workers, pairs)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, text: str) -> tuple[Ids, Ends]:

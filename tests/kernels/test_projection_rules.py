@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logitfuse.kernels.projection import NARROW, Conditional, project, project_logits, sort_row
+from logitfuse.kernels import projection
+from logitfuse.kernels.conditioning import Conditional, condition
+from logitfuse.kernels.projected_rows import NARROW, sort_row
+from logitfuse.kernels.projection import project, project_logits
 from logitfuse.kernels.sparse import row_sums
 
 V, K = 9, 3
@@ -34,12 +37,17 @@ class Case:
         own = int(rng.integers(1, 4))
         self.own_ids = np.array([rng.choice(V + 2, K, replace=False) for _ in range(own)], np.int32)
         self.own_probs = rng.dirichlet(np.ones(K + 1), own)[:, :K] * rng.choice([0.0, 1.0], (own, 1), p=[0.2, 0.8])
-        self.floor = rng.choice([0.0, 0.01], own)
+        self.tail = (1 - self.own_probs.sum(axis=1)) * rng.choice([0.0, 1.0], own)
+        self.habits = rng.dirichlet(np.ones(V + 2)) * rng.choice([0.0, 1.0], V + 2, p=[0.1, 0.9])
         self.own_rows = rng.integers(-1, own, len(self.rows))
 
     @property
     def map(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self.offsets, self.targets, self.weights
+
+    @property
+    def own(self) -> Conditional:
+        return condition(self.own_ids, self.own_probs, self.tail, self.own_rows, self.habits)
 
     def carried(self, t: int, s: int, conditioned: bool) -> list[tuple[int, float]]:
         """Return (target id, weight) of source id s at target position t, in the map's order."""
@@ -51,7 +59,11 @@ class Case:
         if not conditioned or q < 0 or len(pairs) < 2:
             return pairs
         own = dict(zip(self.own_ids[q].tolist(), self.own_probs[q].tolist(), strict=True))
-        weighted = [(y, w * own.get(y, float(self.floor[q]))) for y, w in pairs]
+        rest = self.tail[q] / (1 - sum(self.habits[y] for y in own))
+        known = {y: p / self.habits[y] for y, p in own.items() if self.habits[y] > 0}
+        if not any(y in own for y, _ in pairs):
+            return pairs
+        weighted = [(y, w * known.get(y, rest)) for y, w in pairs]
         total = sum(w for _, w in weighted)
         scale = sum(w for _, w in pairs) / total if total else 0.0
         return [(y, w * scale) for y, w in weighted] if total else pairs
@@ -73,7 +85,7 @@ class Case:
 @given(seeds, st.sampled_from(["add", "first"]), st.booleans())
 def test_probabilities_are_carried_as_one_would_by_hand(seed: int, rule: str, conditioned: bool) -> None:
     case = Case(seed)
-    own = Conditional(case.own_ids, case.own_probs, case.floor, case.own_rows) if conditioned else None
+    own = case.own if conditioned else None
     rows = project(
         case.ids, case.values, case.rows, *case.map,
         fallback_T=case.fallback, first_wins=rule == "first", conditional=own,
@@ -93,30 +105,46 @@ def test_probabilities_are_carried_as_one_would_by_hand(seed: int, rule: str, co
 @given(seeds)
 def test_conditioning_keeps_each_source_tokens_mass(seed: int) -> None:
     case = Case(seed)
-    own = Conditional(case.own_ids, case.own_probs, case.floor, case.own_rows)
     plain = project(case.ids, case.values, case.rows, *case.map)
-    found = project(case.ids, case.values, case.rows, *case.map, conditional=own)
+    found = project(case.ids, case.values, case.rows, *case.map, conditional=case.own)
     np.testing.assert_allclose(
         row_sums(found.offsets, found.probs), row_sums(plain.offsets, plain.probs), rtol=1e-9, atol=1e-12
     )
 
 
-def test_conditioning_follows_the_target_and_leaves_alone_what_it_does_not_know() -> None:
-    """One source token that may become 0, 1 or 2; the target is sure of 1 in its first row, of others in its second."""
-    vocabulary_map = np.array([0, 3]), np.array([0, 1, 2], np.int32), np.array([0.5, 0.25, 0.25], np.float32)
-    own = Conditional(
-        np.array([[1, 5], [6, 7]], np.int32),
-        np.array([[0.8, 0.1], [0.6, 0.3]]),
-        np.array([0.1 / 10, 0.1 / 10]),
-        np.array([0, 1, -1]),
-    )
-    found = project(
-        np.zeros((1, 1), np.int32), np.full((1, 1), 0.9), np.zeros(3, int), *vocabulary_map, conditional=own
-    )
-    likely, *alone = (found.probs[a:b].tolist() for a, b in zip(found.offsets, found.offsets[1:], strict=False))
-    whole = 0.5 * 0.01 + 0.25 * 0.8 + 0.25 * 0.01
-    assert likely == pytest.approx([0.9 * 0.2 / whole, 0.9 * 0.005 / whole, 0.9 * 0.0025 / whole])
-    assert alone == [pytest.approx([0.45, 0.225, 0.225])] * 2
+# One source token that becomes 0, 1 or 2, which the target otherwise writes as often as these habits say.
+ONE_ROW = np.array([0, 3]), np.array([0, 1, 2], np.int32), np.array([0.5, 0.25, 0.25], np.float32)
+HABITS = np.array([0.2, 0.1, 0.01, 0.09, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
+
+
+def one_row(ids: list[int], probs: list[float], tail: float, row: int = 0) -> dict[int, float]:
+    """Return what becomes of the source's 0.9 on that token where the target has captured this."""
+    own = condition(np.array([ids], np.int32), np.array([probs]), np.array([tail]), np.array([row]), HABITS)
+    found = project(np.zeros((1, 1), np.int32), np.full((1, 1), 0.9), np.zeros(1, int), *ONE_ROW, conditional=own)
+    return dict(zip(found.ids.tolist(), found.probs.tolist(), strict=True))
+
+
+def test_conditioning_follows_what_the_target_expects_beyond_its_habits() -> None:
+    found = one_row([1, 5], [0.8, 0.1], 0.1)
+    rest = 0.1 / 0.8  # what it left out is spread as its habits are
+    weighted = {0: 0.5 * rest, 1: 0.25 * 0.8 / 0.1, 2: 0.25 * rest}
+    assert found == pytest.approx({y: 0.9 * w / sum(weighted.values()) for y, w in weighted.items()})
+    assert one_row([1, 5], [0.8, 0.2], 0.0) == pytest.approx({1: 0.9})  # it left nothing out: the others cannot be
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [
+        pytest.param(([1, 5], [0.8, 0.1], 0.1, -1), id="the target has no row there"),
+        pytest.param(([6, 7], [0.6, 0.4], 0.0), id="it left nothing out and kept none of the ids"),
+        pytest.param(([6, 7], [0.6, 0.3], 0.1), id="it kept none of the ids"),
+        pytest.param(([1, 5], [0.0, 1.0], 0.0), id="it rules all of them out"),
+        pytest.param(([0, 1, 2], [0.2, 0.1, 0.01], 0.69), id="it expects just its habits"),
+    ],
+)
+def test_where_the_target_says_nothing_a_row_stays_what_was_counted(silent: tuple) -> None:
+    """P(y|s), as it was counted: a token of many in the language stays rare where the source's token makes it rare."""
+    assert one_row(*silent) == pytest.approx({0: 0.45, 1: 0.225, 2: 0.225}, rel=1e-12)
 
 
 @given(seeds)
@@ -138,3 +166,32 @@ def test_rows_of_any_width_are_sorted_alike(size: int) -> None:
     wanted = sorted(zip(-probs, ids, strict=True))
     sort_row(ids, probs, 0, size)
     assert list(zip(-probs, ids, strict=True)) == wanted
+
+
+@given(seeds, st.sampled_from([1, 2, 5, 1 << 22]), st.booleans())
+def test_how_many_positions_are_carried_at_a_time_changes_nothing(seed: int, tile: int, logits: bool) -> None:
+    case = Case(seed)
+
+    def found() -> list[bytes]:
+        if logits:
+            values = case.values.astype(np.float32)
+            arrays = project_logits(case.ids, values, case.rows, *case.map, fallback_T=case.fallback)
+        else:
+            rows = project(
+                case.ids, case.values, case.rows, *case.map,
+                fallback_T=case.fallback, conditional=case.own, min_probability=0.1,
+            )  # fmt: skip
+            arrays = (rows.offsets, rows.ids, rows.probs)
+        return [array.tobytes() for array in arrays]
+
+    whole, before = found(), projection.TILE
+    projection.TILE = tile
+    try:
+        assert found() == whole
+    finally:
+        projection.TILE = before
+
+
+def test_no_positions_at_all() -> None:
+    rows = project(np.zeros((0, K), np.int32), np.zeros((0, K)), np.zeros(0, np.int64), *ONE_ROW)
+    assert rows.offsets.tolist() == [0] and len(rows.ids) == len(rows.probs) == 0

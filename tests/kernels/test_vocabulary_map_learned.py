@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logitfuse.kernels.conditioning import condition
+from logitfuse.kernels.projection import project
 from logitfuse.kernels.registry import BadOption
 from logitfuse.kernels.vocabulary_map import (
     VOCABULARY_MAPS,
@@ -108,6 +110,7 @@ def test_rows_are_counts_and_prior(chunks: list, prior: float, prune: float, dum
         assert row == pytest.approx({y: v / sum(kept.values()) for y, v in kept.items()}, rel=1e-6)
         assert not row or sum(row.values()) == pytest.approx(1.0, abs=1e-6)
         assert list(row) == sorted(row, key=lambda y: (-expected[y], y))
+        assert found.times[s] == (total if counts[s] else 0.0)
         how = How.LEARNED if counts[s] else How.EXACT if s in exact else How.UNMAPPED
         assert (found.how[s], found.distance[s]) == (how, 0 if how == How.EXACT else -1)
 
@@ -165,21 +168,41 @@ def test_a_known_language_is_learned() -> None:
     assert bar == {}  # never begins where a target token begins
 
 
-def test_conditioned_rows_times_the_targets_prediction_are_the_truth() -> None:
-    """Target token y is followed up by source token s with P(s given y): times q(y) that is the joint probability."""
+def test_rows_that_the_target_weights_are_the_truth() -> None:
+    """P(y|s)·q(y)/P(y) is what Bayes' rule makes of P(s|y) and the target's prediction q; P(y|s)·q(y) is not."""
     joint = np.array([[0.30, 0.02, 0.0], [0.10, 0.20, 0.05], [0.0, 0.03, 0.30]])  # [s, y]
     times = np.round(joint * 10_000).astype(np.int64)
     source, target = np.nonzero(times)
     counted = NextTokens(source.astype(np.int64), target.astype(np.int64), times[source, target])
     nothing = one_to_one(np.full(3, -1, np.int32), np.zeros(3, np.int8), np.full(3, -1, np.int32))
-    plain, given = (with_prior(counted, nothing, (3, 3), 0.0, 0.0, given_target=g) for g in (False, True))
-    elsewhere = np.array([0.1, 0.7, 0.2])  # what the target predicts here, unlike its habits
+    found = with_prior(counted, nothing, (3, 3), 0.0, 0.0)
+    for s, row in enumerate(rows_of(found)):
+        assert row == pytest.approx({y: joint[s, y] / joint[s].sum() for y in row}, rel=1e-6)
+    habits = found.target_habits(3)
+    np.testing.assert_allclose(habits, joint.sum(axis=0), rtol=1e-6)
+    elsewhere = np.array([[0.1, 0.7, 0.2]])  # what the target predicts here, unlike its habits
     likelihood = joint / joint.sum(axis=0)
+    ids = np.arange(3, dtype=np.int32)[None]
     for s in range(3):
-        truth = likelihood[s] * elsewhere / (likelihood[s] * elsewhere).sum()
-        for found, right in ((given, True), (plain, False)):
-            row = np.array([rows_of(found)[s].get(y, 0.0) for y in range(3)]) * elsewhere
-            assert np.allclose(row / row.sum(), truth, atol=1e-6) is right
+        truth = likelihood[s] * elsewhere[0] / (likelihood[s] * elsewhere[0]).sum()
+        for known, right in ((habits, True), (np.full(3, 1 / 3), False)):
+            own = condition(ids, elsewhere, np.zeros(1), np.zeros(1, int), known)
+            rows = project(
+                np.array([[s]], np.int32), np.ones((1, 1)), np.zeros(1, int),
+                found.offsets, found.target_ids, found.weights, conditional=own,
+            )  # fmt: skip
+            assert np.allclose(rows.probs[np.argsort(rows.ids)], truth[truth > 0], atol=1e-6) is right
+
+
+def test_how_often_the_target_writes_what_is_known_only_where_it_was_counted() -> None:
+    found = learn([cut([(3, 1)] * 10, [(0, 1)] * 6 + [(1, 1)] * 4)], prior=1.0)
+    assert found.times.tolist() == [0, 0, 0, 10, 0, 0]  # d alone; a, b and c have the prior's rows
+    assert found.target_habits(V) == pytest.approx([0.6, 0.4, 0, 0, 0])
+    found = learn([cut([(1, 1)] * 10, [(0, 1)] * 10)], prior=2.0)
+    assert found.times.tolist() == [0, 12, 0, 0, 0, 0]
+    assert found.target_habits(V) == pytest.approx([10 / 12, 2 / 12, 0, 0, 0])
+    nowhere = one_to_one(np.zeros(3, np.int32), np.zeros(3, np.int8), np.zeros(3, np.int32))
+    assert nowhere.times.tolist() == [0, 0, 0] and nowhere.target_habits(4).tolist() == [0.25] * 4
 
 
 def test_one_tokenizer_on_both_sides_gives_the_identity() -> None:

@@ -62,6 +62,7 @@ class World:
         self.map = VocabularyMap(
             np.concatenate([[0], np.cumsum(fan)]), np.concatenate(ids).astype(np.int32),
             np.concatenate(weights).astype(np.float32), np.zeros(size, np.int32), np.full(size, How.EXACT, np.int8),
+            self.rng.integers(0, 9, size).astype(np.float32) if self.rng.integers(3) else np.zeros(size, np.float32),
         )  # fmt: skip
         self.chunks = [self._chunk() for _ in range(self.rng.integers(1, 6))]
 
@@ -186,11 +187,26 @@ def weights_by_hand(
     own = chunk["own"]
     if settings.condition_on_target == "never" or world.same or len(pairs) < 2 or t >= len(own["tail"]):
         return pairs
-    floor = own["tail"][t] / (world.target.head_width - K)
     kept = dict(zip(own["ids"][t * K : (t + 1) * K], np.exp(own["logprobs"][t * K : (t + 1) * K]), strict=True))
-    weighted = [(y, w * kept.get(y, floor)) for y, w in pairs]
+    if not any(y in kept for y, _ in pairs):
+        return pairs
+    habits = habits_by_hand(world)
+    left = 1 - sum(habits[y] for y in kept)
+    rest = own["tail"][t] / left if left > 1e-9 else 0.0
+    ratio = {y: q / habits[y] for y, q in kept.items() if habits[y] > 0}
+    weighted = [(y, w * ratio.get(y, rest)) for y, w in pairs]
     total = sum(w for _, w in weighted)
-    return [(y, w / total * sum(v for _, v in pairs)) for y, w in weighted]
+    return [(y, w / total * sum(v for _, v in pairs)) for y, w in weighted] if total else pairs
+
+
+def habits_by_hand(world: World) -> list[float]:
+    """Return how often the target writes each of its ids, by all rows of the map; evenly if nothing was counted."""
+    found = [0.0] * world.target.head_width
+    for s, times in enumerate(world.map.times.tolist()):
+        row = slice(world.map.offsets[s], world.map.offsets[s + 1])
+        for y, weight in zip(world.map.target_ids[row], world.map.weights[row], strict=True):
+            found[y] += times * float(weight)
+    return [p / sum(found) for p in found] if sum(found) else [1 / len(found)] * len(found)
 
 
 @pytest.mark.parametrize("choice", CHOICES["bytes"], ids=str)

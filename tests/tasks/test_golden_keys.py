@@ -19,7 +19,7 @@ from logitfuse.kernels.vocabulary_map import VOCABULARY_MAPS
 from logitfuse.storage.keys import canonical_json, result_key
 from logitfuse.storage.schemas import schema_version
 from logitfuse.storage.settings import Settings
-from logitfuse.tasks.align_settings import AlignSettings
+from logitfuse.tasks.align_settings import AlignSettings, key_settings
 from logitfuse.tasks.capture import CaptureSettings
 from logitfuse.tasks.check import CheckSettings
 from logitfuse.tasks.corpus.settings import CorpusSettings
@@ -159,6 +159,10 @@ def test_every_stage_with_settings_is_written_down() -> None:
     ]  # fmt: skip
 
 
+def align_key(include_target: bool = True, **settings: Any) -> AlignSettings:
+    return key_settings(AlignSettings(**settings), include_target)
+
+
 def defaults_of(registry: Registry[Any], name: str) -> dict[str, Any]:
     parameters = inspect.signature(registry.get(name)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -184,3 +188,27 @@ def test_defaults_of_strategies_are_written_down() -> None:
         },
         "residual rule": {},
     }
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (MapSettings(), MapSettings(options={"prior": 1})),
+        (MapSettings(options={"max_tokens": 9}), MapSettings(options={"max_tokens": "9"})),
+        (align_key(), align_key(condition_on_target="always")),
+        (align_key(include_target=False), align_key(include_target=False, condition_on_target="never")),
+        (align_key(strategy="dtw"), align_key(strategy="dtw", options={"first_marker": "auto"})),
+        (
+            align_key(values="logits", collision="first"),
+            align_key(values="logits", collision="first", min_probability=0.1, condition_on_target="never"),
+        ),
+    ],
+)
+def test_two_spellings_of_one_thing_are_one_key(one: Settings, other: Settings) -> None:
+    assert result_key("align", one, []) == result_key("align", other, [])
+
+
+def test_what_changes_bytes_changes_the_key() -> None:
+    changed = [{"condition_on_target": "never"}, {"min_probability": 0.0}, {"collision": "first"}, {"strategy": "dtw"}]
+    keys = {result_key("align", align_key(**change), []) for change in [{}, *changed]}
+    assert len(keys) == 1 + len(changed)

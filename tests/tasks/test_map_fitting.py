@@ -67,6 +67,7 @@ def test_a_learned_map_names_the_text_it_was_fitted_on(content: dict[str, Any]) 
     rows = np.repeat(np.arange(found.source_size), np.diff(found.offsets))
     sums = np.bincount(rows, found.weights, found.source_size)
     np.testing.assert_allclose(sums[np.diff(found.offsets) > 0], 1.0, atol=1e-6)
+    assert (found.times > 0).sum() == outcome.record.counts["learned"]
     assert outcome.record.counts["learned"] > 50 and max(np.diff(found.offsets)) > 1
 
 
