@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup test check format demo test-server test-install test-slow test-all clean help
+.PHONY: setup test check format demo test-server test-install test-slow test-triton test-all clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -42,6 +42,10 @@ test-install: setup  ## build the wheel, install it in a fresh environment, run 
 
 test-slow: setup  ## tests that take minutes: all ids of real vocabularies, memory of long documents
 	$(BIN)/python -m pytest -m slow
+
+test-triton: setup  ## the GPU's kernels, interpreted on a CPU (installs triton: 700 MB)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton]'
+	$(BIN)/python -m pytest tests/kernels/test_triton_topk.py
 
 test-all: test test-server test-install  ## everything CI runs
 

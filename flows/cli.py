@@ -1,4 +1,4 @@
-"""The command line: `logitfuse run`, `stage`, `status`, `alignment` and `headroom`."""
+"""The command line: `logitfuse run`, `stage`, `status`, `alignment`, `headroom` and `verify`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from logitfuse.flows.alignment_report import alignment
 from logitfuse.flows.show import bars, console, errors, results_table, status_table
+from logitfuse.flows.verify import verify
 from logitfuse.storage.errors import BadInput, LogitfuseError
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def status(
 
 
 app.command()(alignment)
+app.command()(verify)
 
 
 @app.command()

@@ -3,21 +3,32 @@
 legend: N positions, H hidden size, V vocabulary, C candidates, K kept
 
 With bfloat16 logits most positions hold exact ties among their best ten, so which tokens are kept would depend on the
-implementation. A float32 head is exact but takes several times as long. So: logits in bfloat16 give candidates; the
-candidates and the true token are scored again in float32; a bound on the rounding proves that no other token can be
-among the best k, and positions where it does not hold are computed in float32 whole.
+implementation. A float32 head is exact but takes several times as long. So on a CPU: logits in bfloat16 give
+candidates; the candidates and the true token are scored again in float32; a bound on the rounding proves that no other
+token can be among the best k, and positions where it does not hold are computed in float32 whole.
+
+The other tokens still enter the normaliser rounded. A bfloat16 is off by a part in 512 of itself, which for a logit of
+20 shifts log-probabilities by more than 1e-3. So a level near the likely tokens' logits is taken off inside the matrix
+product, before its result is rounded: what matters is then near zero, where bfloat16 is fine.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import local
 
 import torch
 from torch import Tensor
 
-from logitfuse.kernels.topk import RANK_CAP, TopK, left_out, published_topk, topk_logprobs
+from logitfuse.kernels.bfloat16_scan import products, scan
+from logitfuse.kernels.blockmax import block_maxima, topk_of_blocks
+from logitfuse.kernels.topk import RANK_CAP, TopK, left_out, published_topk, rank_among, topk_logprobs
 
-CANDIDATES = 64
-# bfloat16 keeps 8 bits: rounding to nearest is off by at most 2^-9 of the value; twice that covers the float32 sum.
+CANDIDATES = 64  # at least; more than RANK_CAP, so that they tell the true token's rank
+SMALL = 256  # a smaller vocabulary is not worth the trouble
+SAMPLED = 1024  # tokens whose largest logit is the level
+# bfloat16 keeps 8 bits: rounding to nearest is off by at most 2^-9 of the value, and twice that by the bound.
 ROUNDING = 2.0**-8
+ACCUMULATION = 2.0**-16  # of the level: what float32 sums may differ by
+LOGPROB_ERROR, DEVIATIONS = 1e-3, 4  # allowed, and how many standard deviations of the normaliser must fit in
 
 
 @dataclass(frozen=True)
@@ -29,18 +40,23 @@ class Head:
     bias_V: Tensor | None
     soft_cap: float | None
     scale: float
+    _room: local = field(default_factory=local, init=False, repr=False, compare=False)
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
-        """Return float32 logits [N, V]."""
+        """Return float32 logits [N, V]; on a GPU from a bfloat16 product that is never rounded."""
+        if hidden_NH.is_cuda and hidden_NH.dtype == self.weight_VH.dtype == torch.bfloat16:
+            logits_NV = torch.mm(hidden_NH, self.weight_VH.T, out_dtype=torch.float32)
+            return self._finish(logits_NV if self.bias_V is None else logits_NV + self.bias_V)
         return self._finish(torch.nn.functional.linear(hidden_NH.float(), self.exact_VH, self.bias_V))
 
+    @torch.no_grad()
     def topk(self, hidden_NH: Tensor, gold_N: Tensor, k: int) -> TopK:
         """Return the k likeliest tokens and the true one's place: those of `topk_logprobs(self.logits(hidden))`.
 
-        Log-probabilities agree to about 1e-3 when the body is bfloat16 (the normaliser sums rounded logits).
+        Where the body is bfloat16, log-probabilities agree to 1e-3 (the normaliser sums rounded logits).
         """
-        if hidden_NH.dtype != torch.bfloat16 or len(self.weight_VH) < 4 * CANDIDATES:
-            return topk_logprobs(self.logits(hidden_NH), gold_N, k)
+        if hidden_NH.is_cuda or hidden_NH.dtype != torch.bfloat16 or len(self.weight_VH) < max(SMALL, 2 * k):
+            return best_of(self.logits(hidden_NH), gold_N, k)
         found, proven_N = self._topk_of_candidates(hidden_NH, gold_N, k)
         if not bool(proven_N.all()):
             rest = ~proven_N
@@ -58,50 +74,81 @@ class Head:
         return published_topk(self._finish(logits_NV), gold_N, k)
 
     def _topk_of_candidates(self, hidden_NH: Tensor, gold_N: Tensor, k: int) -> tuple[TopK, Tensor]:
-        rough_NV = self._rough(hidden_NH)
-        width = min(max(CANDIDATES, 2 * k), rough_NV.shape[1])
-        rough_NC, ids_NC = torch.topk(rough_NV, width, dim=-1)
-        ids_NC, order = ids_NC.sort(dim=-1)  # by id, so that a stable sort by value breaks ties by lowest id
-        rough_NC = rough_NC.gather(1, order)
-        exact_NC = self._exact(hidden_NH, ids_NC)
-        gold_exact_N = self._exact(hidden_NH, gold_N[:, None])[:, 0]
-        bound_N = self._bound(rough_NC.amin(-1).float())
-        lse_N = _normaliser(self._finish(rough_NV), self._finish(rough_NC), exact_NC)
-        values_NC, best = exact_NC.sort(dim=-1, descending=True, stable=True)
-        before_NC = (exact_NC > gold_exact_N[:, None]) | (
-            (exact_NC == gold_exact_N[:, None]) & (ids_NC < gold_N[:, None])
+        level_N1 = self._level(hidden_NH)
+        rough_NV = self._rough(hidden_NH, level_N1)
+        lse_N, ids_NC, rough_NC = self._likely(rough_NV, level_N1, max(CANDIDATES, k + 32))
+        raw_NC = self._exact(hidden_NH, ids_NC)
+        exact_NC, gold_exact_N = self._finish(raw_NC), self._finish(self._exact(hidden_NH, gold_N[:, None])[:, 0])
+        slack_NC = self._slack(rough_NC, level_N1)
+        least_N1 = rough_NC.argmin(-1, keepdim=True)
+        # What the exact logit of any other token can be at most.
+        bound_N = self._finish((rough_NC + slack_NC).gather(1, least_N1)[:, 0])
+        swapped_N = _swap(lse_N, self._finish(rough_NC), exact_NC)
+        values_NC, best = exact_NC.sort(dim=-1, descending=True, stable=True)  # they come by id: ties by lowest id
+        rank_N = rank_among(exact_NC, ids_NC, gold_N, gold_exact_N)
+        logprobs_NC = values_NC - swapped_N[:, None]
+        proven_N = (
+            (values_NC[:, k - 1] > bound_N)
+            & ((gold_exact_N > bound_N) | (rank_N >= RANK_CAP))
+            # Should a processor round before it takes the level off, the candidates tell.
+            & ((raw_NC - rough_NC).abs() <= slack_NC).all(-1)
+            & (self._deviation(logprobs_NC, slack_NC.gather(1, least_N1)[:, 0]) <= LOGPROB_ERROR)
         )
-        before_N = before_NC.sum(-1)
-        proven_N = (values_NC[:, k - 1] > bound_N) & ((gold_exact_N > bound_N) | (before_N >= RANK_CAP))
-        logprobs_NK = values_NC[:, :k] - lse_N[:, None]
         found = TopK(
             ids_NC.gather(1, best[:, :k]).int(),
-            logprobs_NK,
-            left_out(logprobs_NK),
-            gold_exact_N - lse_N,
-            before_N.clamp_max(RANK_CAP).int(),
+            logprobs_NC[:, :k].contiguous(),
+            left_out(logprobs_NC[:, :k]),
+            gold_exact_N - swapped_N,
+            rank_N,
         )
         return found, proven_N
 
-    def _rough(self, hidden_NH: Tensor) -> Tensor:
-        """Return bfloat16 logits; a bias is left to float32, where adding it costs no second rounding."""
-        logits_NV = torch.nn.functional.linear(hidden_NH, self.weight_VH)
-        return logits_NV if self.bias_V is None else logits_NV.float() + self.bias_V
+    def _level(self, hidden_NH: Tensor) -> Tensor:
+        """Return about the hundredth largest logit [N, 1] in bfloat16: the largest of some tokens'."""
+        some_SH = self.weight_VH[:: max(1, len(self.weight_VH) // SAMPLED)]
+        return torch.nn.functional.linear(hidden_NH, some_SH).amax(-1, keepdim=True)
+
+    def _rough(self, hidden_NH: Tensor, level_N1: Tensor) -> Tensor:
+        """Return logits less the level in bfloat16, rounded once, without bias; they stand until the next call."""
+        N, V = len(hidden_NH), len(self.weight_VH)
+        room = getattr(self._room, "logits", None)  # memory taken anew for each chunk costs a sixth of the product
+        if room is None or len(room) < N:
+            with torch.inference_mode(False):  # so that it can be written to in any mode
+                room = self._room.logits = hidden_NH.new_empty(N, V)
+        return room[:N].copy_(-level_N1.expand(N, V)).addmm_(hidden_NH, self.weight_VH.T)
+
+    def _likely(self, rough_NV: Tensor, level_N1: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the log-sum-exp [N], the largest logits' ids, rising, and before scale and cap their values [N, C]."""
+        if self.bias_V is None and not self.soft_cap:
+            lse_N, ids_NC, values_NC = scan(rough_NV, width, self.scale)
+            return lse_N + level_N1[:, 0].float() * self.scale, ids_NC, values_NC + level_N1
+        values_NV = rough_NV.float() + level_N1
+        if self.bias_V is not None:
+            values_NV += self.bias_V
+        _, ids_NC = topk_of_blocks(values_NV, block_maxima(values_NV), min(width, values_NV.shape[1]))
+        ids_NC = ids_NC.sort(dim=-1).values
+        return torch.logsumexp(self._finish(values_NV), dim=-1), ids_NC, values_NV.gather(1, ids_NC)
 
     def _exact(self, hidden_NH: Tensor, ids_NC: Tensor) -> Tensor:
-        rows_NCH = torch.nn.functional.embedding(ids_NC, self.weight_VH).float()
-        logits_NC = torch.bmm(rows_NCH, hidden_NH.float()[:, :, None])[:, :, 0]
-        if self.bias_V is not None:
-            logits_NC = logits_NC + self.bias_V[ids_NC]
-        return self._finish(logits_NC)
+        """Return float32 logits of some tokens before scale and cap."""
+        logits_NC = products(hidden_NH, self.weight_VH, ids_NC)
+        return logits_NC if self.bias_V is None else logits_NC + self.bias_V[ids_NC]
 
-    def _bound(self, least_N: Tensor) -> Tensor:
-        """Return the most that the exact logit of a token outside the candidates can be.
+    def _slack(self, values_NC: Tensor, level_N1: Tensor) -> Tensor:
+        """Return by how much the exact value may differ, before scale and cap: both only rise, so bounds pass them."""
+        bias = 0.0 if self.bias_V is None else float(self.bias_V.abs().max())
+        return ROUNDING * ((values_NC - level_N1).abs() + bias) + ACCUMULATION * (level_N1.float().abs() + 1)
 
-        Scale and soft cap only rise, so the bound is taken before them, where the rounding happened.
+    def _deviation(self, logprobs_NC: Tensor, slack_N: Tensor) -> Tensor:
+        """Return how far off the normaliser may be [N]: errors of the tokens that are no candidates, summed.
+
+        Rounding errors are even over ± step / 2, so the sum has variance Σ p² step² / 12, at most p_C Σ p step² / 12,
+        and exponentials are too large by step² / 24. Where p² step² could be larger below, it is negligible.
         """
-        slack_N = ROUNDING * (least_N.abs() + (0.0 if self.bias_V is None else float(self.bias_V.abs().max())))
-        return self._finish(least_N + slack_N)
+        step_N = (2 * self.scale * slack_N).clamp_min(4 * ROUNDING)
+        rest_N = left_out(logprobs_NC)
+        spread_N = (logprobs_NC[:, -1].exp() * rest_N / 12).sqrt() * step_N
+        return DEVIATIONS * spread_N + rest_N * step_N**2 / 24
 
     def _finish(self, logits: Tensor) -> Tensor:
         if self.scale != 1.0:
@@ -111,14 +158,17 @@ class Head:
         return logits
 
 
-def _normaliser(rough_NV: Tensor, rough_NC: Tensor, exact_NC: Tensor) -> Tensor:
-    """Return log sum exp over V with the candidates' rounded values swapped for their exact ones."""
-    lse_N = _lse(rough_NV)
-    swap_N = (exact_NC - lse_N[:, None]).exp().sum(-1) - (rough_NC.float() - lse_N[:, None]).exp().sum(-1)
+def best_of(logits_NV: Tensor, gold_N: Tensor, k: int) -> TopK:
+    """Return `topk_logprobs`, by the Triton kernel where the logits are on a GPU that has Triton."""
+    if logits_NV.is_cuda:
+        from logitfuse.kernels import triton_topk  # nothing else needs Triton, whose import takes long
+
+        if triton_topk.AVAILABLE:
+            return triton_topk.triton_topk_logprobs(logits_NV, gold_N, k)
+    return topk_logprobs(logits_NV, gold_N, k)
+
+
+def _swap(lse_N: Tensor, rough_NC: Tensor, exact_NC: Tensor) -> Tensor:
+    """Return a log-sum-exp with the candidates' rounded values swapped for their exact ones."""
+    swap_N = (exact_NC - lse_N[:, None]).exp().sum(-1) - (rough_NC - lse_N[:, None]).exp().sum(-1)
     return lse_N + torch.log1p(swap_N)
-
-
-def _lse(rough_NV: Tensor) -> Tensor:
-    """Return log sum exp in float32; of bfloat16 logits torch.logsumexp would round it to bfloat16 again."""
-    top_N1 = rough_NV.amax(-1, keepdim=True).float()
-    return (rough_NV.float().sub_(top_N1).exp_().sum(-1, keepdim=True).log_() + top_N1)[:, 0]

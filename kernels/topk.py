@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logitfuse.kernels.blockmax import block_maxima, topk_of_blocks
+
 RANK_CAP = 32  # nobody asks which of the unlikely tokens came 1,000th, and counting that far is a pass over all of V
 
 
@@ -35,16 +37,16 @@ def topk_logprobs(logits_TV: Tensor, gold_T: Tensor, k: int) -> TopK:
     The normaliser covers all of V, so `exp(logprobs).sum(-1) + tail == 1`. Logits should be float32: with bfloat16
     most rows hold exact ties within their best ten.
     """
-    values_TK, ids_TK = stable_topk(logits_TV, k)
+    values_TW, ids_TW = stable_topk(logits_TV, min(max(k, RANK_CAP), logits_TV.shape[-1]))
     lse_T = torch.logsumexp(logits_TV, dim=-1)
-    logprobs_TK = values_TK - lse_T[:, None]
+    logprobs_TK = values_TW[:, :k] - lse_T[:, None]
     gold_logit_T = logits_TV.gather(1, gold_T[:, None].long())[:, 0]
     return TopK(
-        ids_TK.int(),
+        ids_TW[:, :k].int(),
         logprobs_TK,
         left_out(logprobs_TK),
         gold_logit_T - lse_T,
-        rank_of(logits_TV, gold_T, gold_logit_T),
+        rank_among(values_TW, ids_TW, gold_T, gold_logit_T),
     )
 
 
@@ -59,21 +61,8 @@ def published_topk(logits_TV: Tensor, gold_T: Tensor, k: int) -> TopK:
 
 
 def stable_topk(logits_TV: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest values and their ids, equal values by lowest id (torch.topk promises no order)."""
-    V = logits_TV.shape[-1]
-    width = min(V, k + 1)
-    values, ids = torch.topk(logits_TV, width, dim=-1)
-    # A tie that straddles the cut leaves the choice to torch: those rare rows are sorted whole.
-    if width > k:
-        unsure = values[:, k - 1] == values[:, k]
-        if unsure.any():
-            full, order = torch.sort(logits_TV[unsure], dim=-1, descending=True, stable=True)
-            values[unsure], ids[unsure] = full[:, :width], order[:, :width]
-    values, ids = values[:, :k], ids[:, :k]
-    by_id = torch.argsort(ids, dim=-1)
-    values, ids = values.gather(1, by_id), ids.gather(1, by_id)
-    by_value = torch.argsort(values, dim=-1, descending=True, stable=True)
-    return values.gather(1, by_value), ids.gather(1, by_value)
+    """Return the k largest values, float32, and their ids, equal values by lowest id (torch.topk promises no order)."""
+    return topk_of_blocks(logits_TV, block_maxima(logits_TV), k)
 
 
 def left_out(logprobs_TK: Tensor) -> Tensor:
@@ -81,9 +70,11 @@ def left_out(logprobs_TK: Tensor) -> Tensor:
     return (1.0 - logprobs_TK.double().exp().sum(-1)).clamp_min(0.0).float()
 
 
-def rank_of(logits_TV: Tensor, gold_T: Tensor, gold_logit_T: Tensor) -> Tensor:
-    """Return how many tokens come before the true one, at most RANK_CAP; equal logits by lowest id, int32 [T]."""
-    above = logits_TV > gold_logit_T[:, None]
-    ids = torch.arange(logits_TV.shape[-1], device=logits_TV.device)
-    tied_before = (logits_TV == gold_logit_T[:, None]) & (ids[None, :] < gold_T[:, None])
-    return (above | tied_before).sum(-1).clamp_max(RANK_CAP).int()
+def rank_among(values_TC: Tensor, ids_TC: Tensor, gold_T: Tensor, gold_logit_T: Tensor) -> Tensor:
+    """Return how many of the likeliest tokens come before the true one, at most RANK_CAP, int32 [T].
+
+    Equal logits by lowest id. Those given, in any order, must be at least RANK_CAP or all there are.
+    """
+    above_TC = values_TC > gold_logit_T[:, None]
+    tied_before_TC = (values_TC == gold_logit_T[:, None]) & (ids_TC < gold_T[:, None])
+    return (above_TC | tied_before_TC).sum(-1).clamp_max(RANK_CAP).int()

@@ -104,7 +104,7 @@ EVALUATE = _schema(
 )
 MAP = StageSchema(
     "map",
-    2,
+    3,
     pa.schema(
         [
             _field("source_id", pa.int32()),

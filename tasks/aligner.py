@@ -17,6 +17,7 @@ from logitfuse.kernels.conditioning import Conditional, condition
 from logitfuse.kernels.projection import project, project_logits
 from logitfuse.kernels.sparse import log_softmax_rows, row_sums, to_half_precision
 from logitfuse.storage.errors import BadInput
+from logitfuse.storage.offsets import list_offsets
 from logitfuse.storage.schemas import FLOATS, IDS
 from logitfuse.storage.shards import IDENTITY_COLUMNS
 from logitfuse.tasks.engine import Counts
@@ -191,7 +192,7 @@ def _flat(batch: pa.RecordBatch, column: str) -> tuple[NDArray[np.int64], NDArra
 
 def _lists(offsets: NDArray[np.int64], values: NDArray[Any], kind: pa.DataType) -> pa.ListArray:
     flat = pa.array(values.astype(kind.value_type.to_pandas_dtype(), copy=False))
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), flat, type=kind)
+    return pa.ListArray.from_arrays(list_offsets(offsets, "align"), flat, type=kind)
 
 
 def _counted(batches: Batches, serving_T: NDArray[np.int64], rows: Carried, served_T: NDArray[np.bool_]) -> Counts:

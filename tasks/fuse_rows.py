@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from logitfuse.kernels.fusion.distributions import Distributions
+from logitfuse.storage.offsets import list_offsets
 from logitfuse.storage.schemas import FUSE, IDS
 from logitfuse.storage.shards import ShardWriter
 
@@ -90,7 +91,7 @@ def writing_fused(path: Path) -> Iterator[Callable[[FusedRows], None]]:
 def _lists(name: str, offsets: NDArray[np.int64], values: NDArray) -> pa.Array:
     kind = FUSE.arrow.field(name).type
     flat = values.astype(np.int32 if kind == IDS else np.float32, copy=False)
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(flat), type=kind)
+    return pa.ListArray.from_arrays(list_offsets(offsets, name), pa.array(flat), type=kind)
 
 
 def _per_source(name: str, values_SR: NDArray[np.float64]) -> pa.Array:

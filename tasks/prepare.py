@@ -89,6 +89,11 @@ def prepare_corpus(
     return outcomes
 
 
+def listing_path(settings: CorpusSettings, split: PublishedSplit | None = None) -> str:
+    """Return the path of the record that lists the corpus's shards."""
+    return _listing_work(settings, split).record_path
+
+
 def _key_settings(settings: CorpusSettings) -> CorpusSettings:
     """Leave out where the corpus lies: its content is in the key."""
     default = CorpusSettings()

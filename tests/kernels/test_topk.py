@@ -41,4 +41,24 @@ def test_bfloat16_logits_give_what_a_float32_head_gives(N: int, V: int, seed: in
     assert torch.equal(fast.ids_TK, exact.ids_TK)
     assert torch.equal(fast.gold_rank_T, exact.gold_rank_T)
     for name in ("logprobs_TK", "gold_logprob_T", "tail_T"):
-        torch.testing.assert_close(getattr(fast, name), getattr(exact, name), atol=3e-3, rtol=0)
+        torch.testing.assert_close(getattr(fast, name), getattr(exact, name), atol=1e-3, rtol=0)
+
+
+def test_far_from_zero_the_normaliser_is_still_exact() -> None:
+    """Logits of 20 to 60 in bfloat16 are off by up to 1/8; with a level taken off first they are not."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(40, 32, generator=generator), torch.randn(6000, 32, generator=generator) * 0.4
+    hidden[:, 0], weight[:, 0] = 8.0, torch.linspace(4, 5, 40).repeat(150)  # nearly the same for all tokens
+    head = Head(weight.bfloat16(), weight.bfloat16().float(), None, None, 1.0)
+    gold = torch.arange(40)
+    fast, exact = head.topk(hidden.bfloat16(), gold, 10), topk_logprobs(head.logits(hidden.bfloat16()), gold, 10)
+    assert torch.equal(fast.ids_TK, exact.ids_TK)
+    torch.testing.assert_close(fast.logprobs_TK, exact.logprobs_TK, atol=5e-4, rtol=0)
+
+
+def test_what_is_no_number_shows() -> None:
+    hidden, weight = torch.ones(2, 8).bfloat16(), torch.ones(300, 8).bfloat16()
+    hidden[1, 3] = torch.nan
+    found = Head(weight, weight.float(), None, None, 1.0).topk(hidden, torch.zeros(2).long(), 3)
+    assert torch.isfinite(found.logprobs_TK[0]).all() and not torch.isfinite(found.logprobs_TK[1]).any()
+    assert found.ids_TK[0].tolist() == [0, 1, 2]

@@ -16,7 +16,7 @@ def test_one_thread_at_a_time_switches_a_tokenizer() -> None:
     ((alone, _),) = encode_texts(tokenizer, vocabulary, ["<s> literal </s>"])
     assert not {1, 2} & set(alone.tolist())
     with ThreadPoolExecutor(1) as pool:
-        with module._plain(tokenizer.backend_tokenizer):
+        with module._plain(tokenizer.backend_tokenizer, specials=False):
             other = pool.submit(encode_texts, tokenizer, vocabulary, ["<s> literal </s>"])
             with pytest.raises(TimeoutError):  # it waits, or leaving this block would switch under its feet
                 other.result(timeout=0.3)

@@ -68,7 +68,7 @@ GOLDEN: list[tuple[str, type[Settings], list[str], int, str, str]] = [
         "48fb8013ff87",
         "2666dc9624284d2afa6a",
     ),
-    ("map", MapSettings, ["options", "strategy"], 2, "0ab8d3b585ca", "9633525f0970e7f98d36"),
+    ("map", MapSettings, ["options", "strategy"], 3, "0ab8d3b585ca", "adb0ec7428304cbcdd52"),
     (
         "align",
         AlignSettings,

@@ -1,0 +1,127 @@
+"""`logitfuse verify`: read again everything that a run has, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from logitfuse.flows.show import bars, console
+from logitfuse.storage.errors import BadInput
+
+if TYPE_CHECKING:
+    from logitfuse.tasks.verify.faults import StageFacts, Verification
+    from logitfuse.tasks.verify.verifier import Verifier
+
+
+def verify(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field, for example --set name=other. May be repeated.")
+    ] = None,
+    stages: Annotated[list[str] | None, typer.Option("--stage", help="Only this stage. May be repeated.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only this source, by its short name.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write what was found here.")] = None,
+) -> None:
+    """Read again everything that a run has: checksums, schemas, counts, ids, probabilities, joins. Changes nothing.
+
+    Exit code 1 if there is a fault, else 0; each is told with its shard, its document, and the command that redoes it.
+    Example: logitfuse verify recipe.yaml --stage capture --source gemma3-270m
+    """
+    from logitfuse.tasks.checks import check_folder
+    from logitfuse.tasks.recipe import read_recipe
+    from logitfuse.tasks.verify.standing import StandingRun
+    from logitfuse.tasks.verify.verifier import Verifier
+
+    chosen = chosen_stages(stages)
+    current = StandingRun(read_recipe(recipe, overrides or ()))
+    check_folder(current.recipe)
+    found = show_verification(Verifier(current, recipe), chosen, source)
+    if json_file is not None:
+        _write(json_file, found)
+    console.print(stages_table(found.stages))
+    console.print(summary(found), highlight=False, markup=False, soft_wrap=True)
+    if found.faults:
+        raise typer.Exit(1)
+
+
+def chosen_stages(names: Sequence[str] | None) -> list[str]:
+    """Return the stages to verify, in order, all where none is named; raise `BadInput` for an unknown one."""
+    import difflib
+
+    from logitfuse.tasks.stages import ORDER
+
+    for name in names or ():
+        if name not in ORDER:
+            close = difflib.get_close_matches(name, ORDER, n=1)
+            hint = f"Did you mean {close[0]!r}? " if close else ""
+            raise BadInput(f"--stage {name}: there is no such stage. {hint}Stages: {', '.join(ORDER)}.")
+    return [stage for stage in ORDER if not names or stage in names]
+
+
+def show_verification(verifier: Verifier, stages: Sequence[str], source: str | None) -> Verification:
+    """Verify stage after stage with a bar for each; faults are printed as they are found."""
+    from logitfuse.tasks.verify.faults import Verification
+
+    if source is not None:
+        verifier.check_source(source)
+    facts: list[StageFacts] = []
+    with bars() as shown:
+        for stage in stages:
+            known = len(verifier.faults)
+            facts.append(verifier.stage(stage, source, shown.report(stage)))
+            for fault in verifier.faults[known:]:
+                shown.say(f"FAULT {fault}")
+            shown.finish(stage, stage_line(facts[-1]))
+    return Verification(facts, verifier.faults, verifier.stale)
+
+
+def stage_line(facts: StageFacts) -> str:
+    """One line about a verified stage."""
+    if not facts.shards:
+        return f"{facts.stage}: nothing is there"
+    fine = "no fault" if not facts.faults else f"{facts.faults:,} faults" if facts.faults > 1 else "1 fault"
+    return f"{facts.stage}: {facts.shards:,} read, {facts.rows:,} rows, {facts.bytes / 1e6:,.1f} MB, {fine}"
+
+
+def stages_table(stages: Sequence[StageFacts]) -> Table:
+    """A row per stage."""
+    table = Table(title="What was verified")
+    table.add_column("stage")
+    for column in ("shards", "missing", "rows", "bytes", "faults", "stale"):
+        table.add_column(column, justify="right")
+    for facts in stages:
+        faults = f"[bold red]{facts.faults:,}[/bold red]" if facts.faults else "0"
+        numbers = (f"{number:,}" for number in (facts.shards, facts.missing, facts.rows, facts.bytes))
+        table.add_row(facts.stage, *numbers, faults, "?" if facts.stale is None else f"{facts.stale:,}")
+    return table
+
+
+def summary(found: Verification) -> str:
+    """Say in words what was found and what to do."""
+    lines = [f"{len(found.faults):,} faults." if len(found.faults) != 1 else "1 fault."]
+    if found.faults:
+        lines.append(
+            "Redo them in the order shown, then run the recipe: only what depends on them and changed is made again."
+        )
+    if missing := sum(facts.missing for facts in found.stages):
+        lines.append(f"{missing:,} results are not there (yet): logitfuse status says which.")
+    if found.stale:
+        lines.append(
+            f"{len(found.stale):,} results are stale: no setting asks for them any more, so they were not read."
+        )
+    if any(facts.stale is None for facts in found.stages):
+        lines.append("Where it says ?, what is stale cannot be told: not all that is wanted was looked at, or known.")
+    return "\n".join(lines)
+
+
+def _write(path: Path, found: Verification) -> None:
+    try:
+        path.write_text(json.dumps(found.facts(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.") from error
+    console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,115 @@
+"""What stands in a run's folder: the records that are wanted, also where their files are damaged, and all others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from logitfuse.storage.errors import ShardCorrupt, ShardMissing
+from logitfuse.storage.records import Record, from_bytes
+from logitfuse.storage.store import LocalStore
+from logitfuse.tasks.engine import Work
+from logitfuse.tasks.prepare import PLACE, listing_path
+from logitfuse.tasks.run import Run
+from logitfuse.tasks.unit import Unit
+
+RECORD = re.compile(r"(.+)\.[0-9a-f]{20}\.json")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One unit and its record. `path`: where that is wanted, None while what it is made from is not known."""
+
+    unit: Unit
+    path: str | None = None
+    record: Record | None = None
+    work: Work | None = None
+    broken: bool = False  # a record is there, but it cannot be read
+
+    @property
+    def stands(self) -> bool:
+        """Whether there is something to verify."""
+        return self.record is not None or self.broken
+
+    @property
+    def judged(self) -> bool:
+        """Whether it is known what is wanted in its place; not behind a broken list of the corpus's shards."""
+        unlisted = self.unit.stage == PLACE and self.unit.shard is None
+        return self.path is not None and not (self.broken and unlisted)
+
+
+class StandingRun(Run):
+    """A run whose records count by themselves: whether their files are whole is what is to be found out."""
+
+    @cached_property
+    def shards(self) -> list[Record]:
+        listing = standing_record(self.store, listing_path(self.recipe.corpus, self.published_split))
+        return [standing_record(self.store, path) for path in listing.counts["shards"]]
+
+    def record(self, unit: Unit) -> Record:
+        if unit not in self._records:
+            self._records[unit] = standing_record(self.store, self.work(unit).record_path)
+        return self._records[unit]
+
+
+def standing_record(store: LocalStore, path: str) -> Record:
+    """Return a record whatever became of its files; raise `ShardMissing` or `ShardCorrupt`."""
+    try:
+        return from_bytes(store.read(path), path)
+    except FileNotFoundError:
+        raise ShardMissing(f"{path} is not there.") from None
+
+
+def standing_units(run: StandingRun, stage: str) -> list[Standing]:
+    """Return where every unit of a stage stands; one of unknown shards stands for a stage that waits for prepare."""
+    if stage == "prepare":
+        return list(_prepared(run))
+    try:
+        units = run.units(stage)
+    except (ShardMissing, ShardCorrupt):
+        return [Standing(Unit(stage))]
+    return [_standing(run, unit) for unit in units]
+
+
+def _prepared(run: StandingRun) -> Iterator[Standing]:
+    listing = listing_path(run.recipe.corpus, run.published_split)
+    try:
+        paths = standing_record(run.store, listing).counts["shards"]
+    except ShardMissing:
+        yield Standing(Unit(PLACE))
+        return
+    except ShardCorrupt:
+        yield Standing(Unit(PLACE), listing, broken=True)
+        return
+    for shard, path in enumerate(paths):
+        yield _read(run, Unit(PLACE, None, shard), path, None)
+
+
+def _standing(run: StandingRun, unit: Unit) -> Standing:
+    try:
+        work = run.work(unit)
+    except (ShardMissing, ShardCorrupt):
+        return Standing(unit)
+    return _read(run, unit, work.record_path, work)
+
+
+def _read(run: StandingRun, unit: Unit, path: str, work: Work | None) -> Standing:
+    try:
+        return Standing(unit, path, standing_record(run.store, path), work)
+    except ShardMissing:
+        return Standing(unit, path, work=work)
+    except ShardCorrupt:
+        return Standing(unit, path, work=work, broken=True)
+
+
+def record_paths(store: LocalStore) -> dict[str, list[str]]:
+    """Return the paths of all records of a run folder, by the stage's folder they lie in."""
+    found: dict[str, list[str]] = {}
+    for folder in sorted(path for path in store.root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        inner = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        places = [folder.name, *(f"{folder.name}/{path.name}" for path in sorted(inner))]
+        paths = (path for place in places for path in store.names(place, ".json"))
+        found[folder.name] = [path for path in paths if RECORD.fullmatch(path.rsplit("/", 1)[-1])]
+    return found
