@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup test check format demo test-server test-install test-slow test-triton test-all clean help
+.PHONY: setup test check format demo test-server test-install test-slow test-triton test-all scale clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -45,12 +45,15 @@ test-slow: setup  ## tests that take minutes: all ids of real vocabularies, memo
 
 test-triton: setup  ## the GPU's kernels, interpreted on a CPU (installs triton: 700 MB)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton]'
-	$(BIN)/python -m pytest tests/kernels/test_triton_topk.py
+	$(BIN)/python -m pytest tests/kernels/test_triton_topk.py tests/kernels/test_triton_epilogue.py
 
 test-all: test test-server test-install  ## everything CI runs
 
 demo: setup  ## fuse Gemma-3-270M into SmolLM2-135M on real text (about ten minutes on two cores)
 	$(BIN)/logitfuse run demo
+
+scale: setup  ## 100 M tokens through the data stages: time and memory (about an hour on two cores, 20 GB of disk)
+	$(BIN)/python benchmarks/scale.py --json benchmarks/results/scale-2cpu.json
 
 clean:  ## remove what the build leaves; runs/ and the cache of models stay
 	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -38,7 +38,7 @@ from logitfuse.kernels.vocabulary_map import VOCABULARY_MAPS
 from logitfuse.storage.schemas import CAPTURE, ENCODE
 from logitfuse.tasks.align_settings import AlignSettings
 from logitfuse.tasks.aligner import Aligner
-from logitfuse.tasks.capture import CaptureSettings
+from logitfuse.tasks.capture_settings import CaptureSettings
 from logitfuse.tasks.models.vocabulary import (
     Vocabulary,
     encode_texts,
@@ -158,6 +158,7 @@ def _captured_batch(counts: Sequence[int], width: int, rng: np.random.Generator)
     ids = [(rng.integers(0, width, (count, 1)) + strides) % width for count in counts]
     return _batch(CAPTURE.arrow, len(counts), {
         "first": [0] * len(counts),
+        "counts": [np.full(count, K) for count in counts],
         "ids": [values.ravel() for values in ids],
         "logprobs": [np.log(np.maximum(p[:, :K], 1e-7)).ravel() for p in probs],
         "tail": [p[:, K] for p in probs],

@@ -1,10 +1,13 @@
 """What the pipeline costs beside its models, read from a finished run's own records.
 
     python benchmarks/pipeline.py --recipe demo --json pipeline.json
+    python benchmarks/pipeline.py --growth --json growth.json          # needs no finished run
 
 over_compute: wall time of the run over the time its models computed (capture, training, evaluation; forward and
 backward). Fetching and converting packaged models and text comes before the journal's clock starts.
 rerun_nothing_s: the same command again, with everything up to date; median of several.
+rss_growth (with --growth, and then alone): peak memory of the worst data stage on ten times the corpus over that on
+the corpus; see corpus_growth.py.
 """
 
 import json
@@ -16,6 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from corpus_growth import measure_growth
 from measure import at_most, options, show, write
 from rich.console import Console
 from rich.table import Table
@@ -25,14 +29,19 @@ from logitfuse.tasks.recipe import read_recipe
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.stages import ORDER
 
-GOALS = {"over_compute": at_most(1.15), "rerun_nothing_s": at_most(10.0)}
+GOALS = {"over_compute": at_most(1.15), "rerun_nothing_s": at_most(10.0), "rss_growth": at_most(1.05)}
 
 
 def main() -> None:
     """Print the table and write the JSON."""
     parser = options(__doc__)
     parser.add_argument("--recipe", default="demo", help="recipe of a finished run")
+    parser.add_argument("--growth", action="store_true", help="measure rss_growth instead")
     arguments = parser.parse_args()
+    if arguments.growth:
+        growth, made_of = measure_growth(arguments.quick)
+        show("memory on ten times the corpus", growth, GOALS)
+        return write(arguments.json, growth, GOALS, made_of)
     run = Run(read_recipe(arguments.recipe))
     stages = stage_seconds(run)
     walls = [line["seconds"] for line in journal(run.recipe.folder) if line["ended"] == "done"]

@@ -1,4 +1,4 @@
-"""The command line: `logitfuse run`, `stage`, `status`, `alignment`, `headroom` and `verify`."""
+"""The command line: `logitfuse run`, `stage`, `status`, `alignment`, `headroom`, `verify`, `audit` and `convert`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import typer
 from rich.text import Text
 
 from logitfuse.flows.alignment_report import alignment
+from logitfuse.flows.audit import audit
+from logitfuse.flows.convert import convert
 from logitfuse.flows.show import bars, console, errors, results_table, status_table
 from logitfuse.flows.verify import verify
 from logitfuse.storage.errors import BadInput, LogitfuseError
@@ -123,6 +125,8 @@ def status(
 
 app.command()(alignment)
 app.command()(verify)
+app.command()(convert)
+app.command()(audit)
 
 
 @app.command()

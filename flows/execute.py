@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from logitfuse.flows.stage_progress import Made, StageProgress
+from logitfuse.flows.training_plot import training_lines
+from logitfuse.flows.work_ahead import stage_progress
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.execute import chosen_units, do_prepare, do_units, is_up_to_date
+from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
     from logitfuse.flows.show import Bars
     from logitfuse.tasks.engine import Outcome
     from logitfuse.tasks.run import Run
-    from logitfuse.tasks.unit import Unit
 
 
 def run_stages(run: Run, first: str, last: str, shown: Bars, *, plain: bool = False) -> None:
@@ -104,13 +107,36 @@ def _run_plainly(
     shards: tuple[int, int] | None = None,
     redo: bool = False,
 ) -> None:
+    units = [Unit("prepare")] if stage == "prepare" else chosen_units(run, stage, source, shards)
+    progress, began = stage_progress(run, stage, units, redo=redo), time.monotonic()
+    states: list[str] = []
+    with shown.showing(progress):
+        for name, outcome in _done_plainly(run, stage, units, progress, shown, redo):
+            states.append(outcome.state)
+            tokens = None if isinstance(name, str) else progress.tokens_made(name)
+            shown.finish(name, summary(name, outcome, tokens))
+    shown.say(stage_summary(progress, states, 0, time.monotonic() - began))
+
+
+def _done_plainly(
+    run: Run, stage: str, units: list[Unit], progress: StageProgress, shown: Bars, redo: bool
+) -> Iterator[tuple[Unit | str, Outcome]]:
     if stage == "prepare":
-        for outcome in do_prepare(run, progress=shown.report("prepare"), redo=redo):
-            shown.finish("prepare", summary(outcome.record.label, outcome))
+        outcomes = do_prepare(run, progress=progress.report(*units), redo=redo)
+        note_prepared(progress, outcomes)
+        yield from ((outcome.record.label, outcome) for outcome in outcomes)
         return
-    units = chosen_units(run, stage, source, shards)
-    for unit, outcome in do_units(run, units, progress=shown.report, say=shown.say, redo=redo):
-        shown.finish(unit, summary(unit, outcome))
+    with training_lines(shown.say):  # no other stage says any
+        for unit, outcome in do_units(run, units, progress=progress.report, say=shown.say, redo=redo):
+            progress.finish(unit, outcome.state, outcome.record.counts)
+            yield unit, outcome
+
+
+def note_prepared(progress: StageProgress, outcomes: list[Outcome]) -> int:
+    """Note that prepare is done, and return how many of its shards are new."""
+    done = sum(outcome.state == "done" for outcome in outcomes)
+    progress.finish(Unit("prepare"), "done" if done else "kept")
+    return done
 
 
 def stages_between(first: str, last: str) -> list[str]:
@@ -133,11 +159,23 @@ def parse_shards(text: str | None) -> tuple[int, int] | None:
     return int(low), int(high or low)
 
 
-def summary(unit: Unit | str, outcome: Outcome) -> str:
-    """One line about a finished unit, and one for each thing it warns of."""
+def summary(unit: Unit | str, outcome: Outcome, tokens: float | None = None) -> str:
+    """One line about a finished unit, and one for each thing it warns of; `tokens`: those made now, where known."""
     if outcome.state == "kept":
         return f"{unit}: up to date"
     plain = {name: value for name, value in outcome.record.counts.items() if isinstance(value, int)}
     facts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in plain.items())
-    warnings = [f"\n  WARNING: {warning}" for warning in outcome.record.counts.get("worse_than_target", [])]
-    return f"{unit}: done in {outcome.seconds:.1f} s ({facts}){''.join(warnings)}"
+    speed = f", {Made(tokens, 'tokens', outcome.seconds).speed}" if tokens else ""
+    more = [f"\n  {note}" for note in outcome.record.counts.get("notes", [])]
+    more += [f"\n  out of memory: {note}" for note in outcome.record.made.get("out_of_memory", [])]
+    more += [f"\n  WARNING: {warning}" for warning in outcome.record.counts.get("worse_than_target", [])]
+    return f"{unit}: done in {outcome.seconds:.1f} s ({facts}){speed}{''.join(more)}"
+
+
+def stage_summary(progress: StageProgress, states: Sequence[str], failed: int, seconds: float) -> str:
+    """One line about a stage: what became of its units, what was made now, and how fast."""
+    failures = f", {failed} failed" if failed else ""
+    made = f", {progress.made()}" if progress.made() else ""
+    return (
+        f"{progress.stage}: {states.count('done')} done, {states.count('kept')} kept{failures} in {seconds:.1f} s{made}"
+    )

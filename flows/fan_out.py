@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,12 @@ from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from logitfuse.flows.artifacts import artifact_key, publish_table
-from logitfuse.flows.execute import parse_shards
+from logitfuse.flows.artifacts import ProgressArtifacts, artifact_key, publish_table, table_rows
+from logitfuse.flows.execute import parse_shards, stage_summary
 from logitfuse.flows.session import Session, opened
+from logitfuse.flows.stage_progress import StageProgress
 from logitfuse.flows.units import TASKS, said
+from logitfuse.flows.work_ahead import stage_progress
 from logitfuse.storage.errors import LogitfuseError, ShardMissing, WorkFailed
 from logitfuse.tasks.execute import ONE_AT_A_TIME, chosen_units
 from logitfuse.tasks.recipe import Recipe
@@ -36,13 +38,27 @@ def run_stage(
             units = [Unit("prepare")]
         else:
             units = chosen_units(session.run, stage, source, chosen)
-        session.outcomes.clear()
-        tally = run_units(stage, units, redo=redo, workers=recipe.execution.workers)
-        summary = _summary(session, tally)
-        get_run_logger().info(summary)
-        publish_table(artifact_key(recipe.name, stage), session.outcomes, tally.failures, summary)
+        progress = stage_progress(session.run, stage, units, redo=redo)
+        with _watched(session, progress):
+            tally = run_units(stage, units, redo=redo, workers=recipe.execution.workers)
+        summary = _summary(session, tally, progress)
+        logger = get_run_logger()
+        logger.info(summary)
+        session.watcher.say(summary)
+        rows = table_rows(session.outcomes, tally.failures, progress)
+        publish_table(artifact_key(recipe.name, stage), rows, summary, logger.warning)
         tally.raise_failures()
         return summary
+
+
+@contextmanager
+def _watched(session: Session, progress: StageProgress) -> Iterator[None]:
+    """Let a stage's tasks find its progress, and everybody see it, while the block runs."""
+    artifacts = ProgressArtifacts(session.run.recipe.name, progress, get_run_logger().warning)
+    session.outcomes.clear()
+    session.progress, session.artifacts = progress, artifacts
+    with session.watcher.showing(progress), artifacts.showing():
+        yield
 
 
 @dataclass
@@ -118,8 +134,6 @@ def _at_once(units: list[Unit], redo: bool, workers: int) -> Generator[tuple[Uni
             yield next_state()
 
 
-def _summary(session: Session, tally: Tally) -> str:
+def _summary(session: Session, tally: Tally, progress: StageProgress) -> str:
     states = [outcome.state for outcome in session.outcomes.values()]
-    failed = f", {len(tally.failures)} failed" if tally.failures else ""
-    seconds = time.monotonic() - tally.started
-    return f"{tally.stage}: {states.count('done')} done, {states.count('kept')} kept{failed} in {seconds:.1f} s"
+    return stage_summary(progress, states, len(tally.failures), time.monotonic() - tally.started)

@@ -7,45 +7,57 @@ gets only the name of its unit and finds the rest here. Prefect copies the conte
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from logitfuse.flows.stage_progress import StageProgress
 from logitfuse.tasks.checks import check_run, claim_folder
-from logitfuse.tasks.engine import Outcome, Progress, silent
+from logitfuse.tasks.engine import Outcome
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.unit import Unit
+
+if TYPE_CHECKING:
+    from logitfuse.flows.artifacts import ProgressArtifacts
 
 
 class Watcher(Protocol):
     """Somebody who is shown the work while it goes on, such as the command line's progress bars."""
 
-    def report(self, unit: Unit, /) -> Progress:
-        """Return the function that a unit reports its progress to."""
+    def showing(self, progress: StageProgress, /) -> AbstractContextManager[None]:
+        """Look at a stage while a block runs."""
 
     def finish(self, unit: Unit, line: str, /) -> None:
         """Take note of what became of a unit."""
+
+    def say(self, line: str, /) -> None:
+        """Take note of anything else."""
 
 
 class Nobody:
     """A watcher who does not look."""
 
-    def report(self, unit: Unit, /) -> Progress:
-        return silent
+    def showing(self, progress: StageProgress, /) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def finish(self, unit: Unit, line: str, /) -> None:
+        pass
+
+    def say(self, line: str, /) -> None:
         pass
 
 
 @dataclass
 class Session:
-    """One opened run; `outcomes` is what its tasks have made so far."""
+    """One opened run; `outcomes` is what the tasks of its present stage have made so far."""
 
     run: Run
     watcher: Watcher = field(default_factory=Nobody)
     outcomes: dict[Unit, Outcome] = field(default_factory=dict)
+    progress: StageProgress | None = None  # of the present stage
+    artifacts: ProgressArtifacts | None = None  # which show it in Prefect's UI
 
 
 _current: ContextVar[Session | None] = ContextVar("logitfuse_session", default=None)

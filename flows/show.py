@@ -2,69 +2,79 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.live import Live
 from rich.table import Table
+
+from logitfuse.flows.bar_rows import bar_rows
+from logitfuse.flows.repeating import repeating
+from logitfuse.flows.stage_progress import Ahead, Measure, StageProgress
+from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
     from logitfuse.tasks.engine import Progress as Report
     from logitfuse.tasks.execute import UnitStatus
     from logitfuse.tasks.results import Result
-    from logitfuse.tasks.unit import Unit
 
+SECONDS_BETWEEN_LINES = 30.0
 console = Console()
 errors = Console(stderr=True)
 
 
 class Bars:
-    """A progress bar per unit at work; plain lines at the end of each unit where there is no terminal."""
+    """Shows stages while they run, as bars; where there is no terminal, as a line now and then."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._bars: dict[str, int] = {}
-        self._lock = threading.Lock()
+    def __init__(self) -> None:
+        self._shown: dict[str, StageProgress] = {}
 
-    def report(self, unit: Unit | str) -> Report:
-        """Return the function that a unit reports its progress to."""
+    @contextmanager
+    def showing(self, progress: StageProgress) -> Iterator[None]:
+        """Show a stage while the block runs."""
+        self._shown[progress.stage] = progress
+        try:
+            yield
+        finally:
+            del self._shown[progress.stage]
 
-        def advance(done: int, total: int) -> None:
-            if self._progress is None:
-                return
-            with self._lock:
-                name = str(unit)
-                if name not in self._bars:
-                    self._bars[name] = self._progress.add_task(name, total=total or None)
-                self._progress.update(self._bars[name], completed=done, total=total or None)  # type: ignore[arg-type]
-
-        return advance
+    def report(self, name: str, measure: str = "shards") -> Report:
+        """Show a bar for something that is no stage's unit, until it is finished; return what it reports to."""
+        self._shown[name] = StageProgress(name, Measure(measure), [Ahead(Unit(name))])
+        return self._shown[name].report(Unit(name))
 
     def finish(self, unit: Unit | str, line: str) -> None:
-        """Replace a unit's bar by the line that says what became of it."""
-        with self._lock:
-            bar = self._bars.pop(str(unit), None)
-            if bar is not None and self._progress is not None:
-                self._progress.remove_task(bar)  # type: ignore[arg-type]
+        """Print what became of a unit, or of something with a bar of its own."""
+        if isinstance(unit, str):
+            self._shown.pop(unit, None)
         self.say(line)
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def rows(self) -> Table:
+        """Return the bars as they stand."""
+        return bar_rows(list(self._shown.values()))
+
+    def say_where(self) -> None:
+        """Print a line about each stage that runs."""
+        for progress in list(self._shown.values()):
+            self.say(progress.said())
+
 
 @contextmanager
 def bars() -> Iterator[Bars]:
     """Show progress while the block runs."""
-    if not console.is_terminal:
-        yield Bars(None)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
-        yield Bars(progress)
+    shown = Bars()
+    if console.is_terminal:
+        with Live(get_renderable=shown.rows, console=console, refresh_per_second=4, transient=True):
+            yield shown
+    else:
+        with repeating(SECONDS_BETWEEN_LINES, shown.say_where):
+            yield shown
 
 
 def results_table(found: list[Result]) -> Table:

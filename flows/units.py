@@ -10,9 +10,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 from prefect.tasks import Task
 
-from logitfuse.flows.artifacts import ProgressArtifact, artifact_key
-from logitfuse.flows.execute import summary
+from logitfuse.flows.execute import note_prepared, summary
 from logitfuse.flows.session import Session, current
+from logitfuse.flows.stage_progress import StageProgress
+from logitfuse.flows.training_plot import training_shown
 from logitfuse.storage.errors import LogitfuseError, WorkFailed
 from logitfuse.tasks.engine import Outcome
 from logitfuse.tasks.execute import do_prepare, do_unit
@@ -50,40 +51,45 @@ def unit_name(parameters: dict[str, Any]) -> str:
 def run_unit(stage: str, source: str | None = None, shard: int | None = None, redo: bool = False) -> str | State:
     """Make one unit unless it stands, and say in a line what became of it."""
     session, unit = current(), Unit(stage, source, shard)
+    assert session.progress is not None, "a stage's flow begins with its progress"
     try:
-        return _do(session, unit, redo)
+        return _do(session, session.progress, unit, redo)
     except Exception as error:
+        session.progress.finish(unit, "failed")
         session.watcher.finish(unit, f"{unit}: failed: {said(error)}")
         if isinstance(error, LogitfuseError):  # returned, not raised: Prefect logs a traceback of what is raised
             return Failed(message=str(error), data=error)
         raise
 
 
-def _do(session: Session, unit: Unit, redo: bool) -> str:
-    shown = session.watcher.report(unit)
-    bar = ProgressArtifact(artifact_key(session.run.recipe.name, unit.stage, unit.source, unit.shard), str(unit))
-
-    def progress(done: int, total: int) -> None:
-        shown(done, total)
-        bar(done, total)
-
+def _do(session: Session, shown: StageProgress, unit: Unit, redo: bool) -> str:
+    progress = shown.report(unit)
+    if session.artifacts:
+        session.artifacts.follow(unit)
     if unit.stage == "prepare":
-        return _note_prepared(session, do_prepare(session.run, progress=progress, redo=redo))
-    outcome = do_unit(session.run, unit, progress=progress, say=get_run_logger().info, redo=redo)
-    bar.close()
+        return _note_prepared(session, shown, do_prepare(session.run, progress=progress, redo=redo))
+    logger = get_run_logger()
+
+    def tell(line: str) -> None:
+        logger.info(line)
+        session.watcher.say(line)
+
+    with training_shown(session.run, unit, tell, logger.warning):
+        outcome = do_unit(session.run, unit, progress=progress, say=logger.info, redo=redo)
+    shown.finish(unit, outcome.state, outcome.record.counts)
     session.outcomes[unit] = outcome
-    session.watcher.finish(unit, summary(unit, outcome))
+    session.watcher.finish(unit, summary(unit, outcome, shown.tokens_made(unit)))
     return "kept" if outcome.state == "kept" else f"done in {outcome.seconds:.1f} s"
 
 
-def _note_prepared(session: Session, outcomes: list[Outcome]) -> str:
+def _note_prepared(session: Session, shown: StageProgress, outcomes: list[Outcome]) -> str:
+    done = note_prepared(shown, outcomes)
     session.outcomes |= {Unit("prepare", None, outcome.record.shard): outcome for outcome in outcomes}
     for outcome in outcomes:
         session.watcher.finish(Unit("prepare"), summary(outcome.record.label, outcome))
-    done = [outcome for outcome in outcomes if outcome.state == "done"]
     if not done:
         return "kept"
-    return f"{len(done)} shards done, {len(outcomes) - len(done)} kept"
+    return f"{done} shards done, {len(outcomes) - done} kept"
 
 
 def said(error: BaseException) -> str:

@@ -41,8 +41,10 @@ def _first(values_TG: Tensor, ids_TG: Tensor, k: int) -> Tensor:
     """Return the ids of the k largest float32 values, equal ones by lowest id.
 
     Value and id make one integer, so that nothing ties and any top-k is exact: the bits of a float32 order as integers
-    do once those of negative values are turned around; -0.0 becomes 0.0.
+    do once those of negative values are turned around; -0.0 becomes 0.0. What is no number comes first, where it is
+    seen.
     """
+    values_TG = values_TG.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     bits_TG = (values_TG + 0.0).contiguous().view(torch.int32)
     ordered_TG = torch.where(bits_TG < 0, bits_TG ^ 0x7FFFFFFF, bits_TG).long()
     keys_TK = torch.topk(ordered_TG * 2**32 + (_LAST_ID - ids_TG), k, dim=-1).values

@@ -1,12 +1,12 @@
 """A smaller form of a capture's top-k: log-probabilities as numbers of steps, ids as ranks by frequency.
 
-Legend: P positions, K kept tokens, N ids. Pure functions; storage/compact.py puts what they return into Parquet.
+Legend: P positions, N kept tokens of all positions. Pure functions; storage/compact.py puts their results into Parquet.
 
 **Log-probabilities.** A mistake δ in log p costs p·δ²/2 nats of KL divergence, so the step may grow as 1/sqrt(p)
 until it reaches `WIDEST_STEP`: steps are even in sqrt(p) for likely tokens and even in log p for unlikely ones. Each
-of the k kept tokens and the tail then costs at most finest²/24 nats on average and finest²/8 at worst, and `finest`
-is chosen such that all k + 1 together keep within `MEAN_KL`. Values come best first, so differences of step numbers
-along a position are never negative and small.
+kept token and the tail then cost at most finest²/24 nats on average and finest²/8 at worst, and `finest` is chosen
+such that k tokens, the most a position keeps, and the tail together keep within `MEAN_KL`. Values come best first, so
+differences of step numbers along a position are never negative and small.
 
 **Ids.** Each id becomes its place in a list of all ids that is kept sorted by how often each came so far, which
 starts in id order. Writer and reader build the same list, so nothing but the places is stored, and they can be undone
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
-MEAN_KL = 4.5e-6  # nats per position, below the store's goal of 5e-6 by what comes from rounding to fp16 before
+MEAN_KL = 4.5e-6  # nats per position, below the store's goal of 5e-6 by what comes from rounding before
 WIDEST_STEP = 1 / 16  # nats: no log-probability is off by more than half of it
 MOST_STEPS = 2**16 - 1  # two bytes of four; the others are zero and cost nothing
 
@@ -60,20 +60,33 @@ def _turn(finest: float) -> tuple[float, float]:
     return turn, (1 - finest / WIDEST_STEP) * (2 / finest)
 
 
-def differences(numbers_PK: Ints) -> Ints:
+def differences(numbers_N: Ints, counts_P: Ints) -> Ints:
     """Return each position's first step number and how much each later one adds to the one before it.
 
-    Raises `ValueError` where a position's numbers fall, because its tokens were not best first.
+    `counts_P` says how many numbers belong to each position, in order. Raises `ValueError` where a position's numbers
+    fall, because its tokens were not best first.
     """
-    added_PK = np.diff(numbers_PK, axis=1, prepend=np.int32(0))
-    if len(added_PK) and added_PK.min() < 0:
-        raise ValueError(f"position {int(np.argwhere(added_PK < 0)[0, 0])} does not hold its likeliest tokens first")
-    return added_PK
+    added_N = np.diff(numbers_N, prepend=np.int32(0))
+    first_N = _firsts(counts_P)
+    added_N[first_N] = numbers_N[first_N]
+    if (added_N < 0).any():
+        position = np.searchsorted(np.cumsum(counts_P), int(np.argmax(added_N < 0)), side="right")
+        raise ValueError(f"position {int(position)} does not hold its likeliest tokens first")
+    return added_N
 
 
-def sums(added_PK: Ints) -> Ints:
+def sums(added_N: Ints, counts_P: Ints) -> Ints:
     """Undo `differences`."""
-    return np.cumsum(added_PK, axis=1, dtype=np.int32)
+    running_N = np.cumsum(added_N, dtype=np.int64)
+    first_N = _firsts(counts_P)
+    before_N = np.repeat(running_N[first_N] - added_N[first_N], counts_P[counts_P > 0])
+    return (running_N - before_N).astype(np.int32)
+
+
+def _firsts(counts_P: Ints) -> NDArray[np.int64]:
+    """Return the place of the first number of each position that has any."""
+    filled_P = counts_P[counts_P > 0].astype(np.int64)
+    return np.cumsum(filled_P) - filled_P
 
 
 def frequency_ranks(ids_N: Ints) -> Ints:

@@ -35,8 +35,9 @@ def condition(
 
     Left-out mass is spread over the left-out ids in proportion to P(y), so that they share one ratio. A kept id of
     which no habit is known (P(y) = 0) has that ratio too: what is expected of it cannot be compared with anything.
+    Ids below zero are filling.
     """
-    habits_QK = habits_V[ids_QK]
+    habits_QK = np.where(ids_QK >= 0, habits_V[ids_QK], 0.0)
     left_Q = 1.0 - habits_QK.sum(axis=1)
     rest_Q = np.divide(tail_Q, left_Q, out=np.zeros(len(tail_Q)), where=left_Q > LEAST_LEFT)
     ratios_QK = np.broadcast_to(rest_Q[:, None], ids_QK.shape).copy()

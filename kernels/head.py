@@ -20,6 +20,8 @@ from torch import Tensor
 
 from logitfuse.kernels.bfloat16_scan import products, scan
 from logitfuse.kernels.blockmax import block_maxima, topk_of_blocks
+from logitfuse.kernels.keep import Keep, cut_to_mass
+from logitfuse.kernels.sampling import sampled
 from logitfuse.kernels.topk import RANK_CAP, TopK, left_out, published_topk, rank_among, topk_logprobs
 
 CANDIDATES = 64  # at least; more than RANK_CAP, so that they tell the true token's rank
@@ -48,6 +50,24 @@ class Head:
             logits_NV = torch.mm(hidden_NH, self.weight_VH.T, out_dtype=torch.float32)
             return self._finish(logits_NV if self.bias_V is None else logits_NV + self.bias_V)
         return self._finish(torch.nn.functional.linear(hidden_NH.float(), self.exact_VH, self.bias_V))
+
+    @torch.no_grad()
+    def kept(self, hidden_NH: Tensor, gold_N: Tensor, keep: Keep, noise_N: Tensor | None = None) -> TopK:
+        """Return what a rule keeps; `noise_N` float64 in [0, 1) is what mode sampled draws by.
+
+        A temperature, and mode sampled, need every logit: on a CPU those come from a float32 product, which takes
+        several times as long as one in bfloat16.
+        """
+        if keep.raw_logits:
+            return self.published_topk(hidden_NH, gold_N, keep.k)
+        if keep.mode == "sampled":
+            assert noise_N is not None, "mode sampled draws by noise"
+            return sampled(self.logits(hidden_NH), gold_N, keep.k, keep.draws, noise_N, keep.temperature)
+        if keep.needs_all_logits:
+            found = topk_logprobs(self.logits(hidden_NH), gold_N, keep.k, keep.temperature)
+        else:
+            found = self.topk(hidden_NH, gold_N, keep.k)
+        return cut_to_mass(found, keep.top_p) if keep.mode == "topp" else found
 
     @torch.no_grad()
     def topk(self, hidden_NH: Tensor, gold_N: Tensor, k: int) -> TopK:

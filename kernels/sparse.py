@@ -63,6 +63,16 @@ def concatenate(parts: list[Sparse]) -> Sparse:
     )
 
 
+def rectangle(counts_T: NDArray[np.integer], values: NDArray, filling: float) -> NDArray:
+    """Return flat rows of these lengths as [T, widest], rows that are shorter filled up; no copy where none is."""
+    widest = int(counts_T.max(initial=0))
+    if len(values) == widest * len(counts_T):
+        return values.reshape(len(counts_T), widest)
+    whole_TW = np.full((len(counts_T), widest), filling, values.dtype)
+    whole_TW[np.arange(widest) < counts_T[:, None]] = values
+    return whole_TW
+
+
 def to_half_precision(logprobs: NDArray) -> NDArray[np.float32]:
     """Round to what fp16 can hold but keep float32: half the entropy at a KL error below 1e-6."""
     return np.asarray(logprobs, np.float32).astype(np.float16).astype(np.float32)

@@ -16,30 +16,31 @@ class TopK(NamedTuple):
 
     ids_TK: Tensor  # int32, best first, equal values by lowest id
     logprobs_TK: Tensor  # float32, of the full softmax
-    tail_T: Tensor  # float32, mass outside the K kept tokens
+    tail_T: Tensor  # float32, mass outside the kept tokens
     gold_logprob_T: Tensor  # float32
     gold_rank_T: Tensor  # int32, 0 is the likeliest, equal values by lowest id; RANK_CAP means that or later
     logits_TK: Tensor | None = None  # float32 holding fp16 values, where raw logits are asked for
+    counts_T: Tensor | None = None  # int32, how many of the K are kept, None for all of them
+    draws_TK: Tensor | None = None  # int32, how often each was drawn, 0 where it is kept for certain
 
 
 def joined(parts: Sequence[TopK]) -> TopK:
-    """Return several blocks of positions after one another, on the CPU."""
-    ids, logprobs, tail, gold, rank = (
-        torch.cat(column).cpu() for column in zip(*(part[:5] for part in parts), strict=True)
-    )
-    logits = [part.logits_TK for part in parts if part.logits_TK is not None]
-    return TopK(ids, logprobs, tail, gold, rank, torch.cat(logits).cpu() if logits else None)
+    """Return several blocks of positions after one another."""
+    columns = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
+    return TopK(*columns)  # type: ignore[arg-type]
 
 
-def topk_logprobs(logits_TV: Tensor, gold_T: Tensor, k: int) -> TopK:
+def topk_logprobs(logits_TV: Tensor, gold_T: Tensor, k: int, temperature: float = 1.0) -> TopK:
     """Keep the k likeliest tokens of each position, the mass left out, and how the true token fared.
 
     The normaliser covers all of V, so `exp(logprobs).sum(-1) + tail == 1`. Logits should be float32: with bfloat16
-    most rows hold exact ties within their best ten.
+    most rows hold exact ties within their best ten. `temperature` divides the logits of what is kept; the true token
+    is always told as the model itself predicts it.
     """
     values_TW, ids_TW = stable_topk(logits_TV, min(max(k, RANK_CAP), logits_TV.shape[-1]))
     lse_T = torch.logsumexp(logits_TV, dim=-1)
-    logprobs_TK = values_TW[:, :k] - lse_T[:, None]
+    kept_lse_T = lse_T if temperature == 1 else torch.logsumexp(logits_TV.float() / temperature, dim=-1)
+    logprobs_TK = values_TW[:, :k] / temperature - kept_lse_T[:, None]
     gold_logit_T = logits_TV.gather(1, gold_T[:, None].long())[:, 0]
     return TopK(
         ids_TW[:, :k].int(),

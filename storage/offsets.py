@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from logitfuse.storage.errors import BadInput
@@ -21,3 +22,20 @@ def list_offsets(offsets: NDArray[np.integer], column: str) -> pa.Array:
             f"holds at most {MOST_VALUES:,}. Lower corpus.max_chunk_bytes or capture.k."
         )
     return pa.array(offsets.astype(np.int32))
+
+
+def check_batches(metadata: pq.FileMetaData, rows: int, where: str, most: int = MOST_VALUES) -> None:
+    """Raise `BadInput` where batches of `rows` rows, which may span row groups, could hold more than `most` values."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    largest = [max((g.column(place).num_values for place in range(g.num_columns)), default=0) for g in groups]
+    if sum(largest) <= most:
+        return
+    ends = np.cumsum([group.num_rows for group in groups])
+    for first in range(len(groups)):  # a batch begins in this row group, at its last row at the latest
+        last = int(np.searchsorted(ends, ends[first] - 1 + rows, side="left"))
+        held = sum(largest[first : last + 1])
+        if held > most:
+            raise BadInput(
+                f"{where}: {rows} rows from row group {first} on may hold {held:,} values of one column, a batch at "
+                f"most {most:,}. Lower corpus.max_chunk_bytes or capture.k and make it again."
+            )

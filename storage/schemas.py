@@ -1,9 +1,10 @@
 """What each stage writes: one `pa.schema` per stage, versioned, in one place.
 
-One row is one chunk of text. Lists are flat: a chunk with P positions and k kept tokens holds P*k ids.
+One row is one chunk of text. Lists are flat: a chunk with P positions and k kept tokens each holds P*k ids.
 A *position* p has consumed p text tokens and predicts the next one; `first` is the first position that has a
-distribution (0 with a start token, 1 without). Log-probabilities are natural, rounded to fp16 precision but
-stored as float32, which every Parquet reader can decode with the byte-stream-split encoding.
+distribution (0 with a start token, 1 without). Log-probabilities are natural, rounded (capture:
+kernels/rounding.py, align and fuse: to fp16) but stored as float32, which every Parquet reader decodes with the
+byte-stream-split encoding.
 
 Raise a stage's version when a column, its meaning, or the default of one of its settings changes: keys of shards
 hold it, so old shards are then redone instead of being misread.
@@ -58,14 +59,16 @@ ENCODE = _schema(
 )
 CAPTURE = _schema(
     "capture",
-    2,
+    3,
     ("first", pa.int32()),
-    ("ids", IDS),  # [P*k] likeliest tokens, best first, ties by lowest id
-    ("logprobs", FLOATS),  # [P*k] of the full softmax
-    ("tail", FLOATS),  # [P] mass outside the k kept tokens
+    ("counts", IDS),  # [P] kept tokens: k everywhere unless the mode says otherwise
+    ("ids", IDS),  # [N] best first, ties by lowest id
+    ("logprobs", FLOATS),  # [N] of the full softmax, or of what drawing estimates
+    ("draws", IDS),  # [N] how often each was drawn, 0 kept for certain; empty where nothing is drawn
+    ("tail", FLOATS),  # [P] mass outside the kept tokens
     ("gold_logprob", FLOATS),  # [P] of the token that really follows, NaN past the end of the text
     ("gold_rank", IDS),  # [P] 0 is the likeliest, 32 means that or later
-    ("logits", FLOATS),  # [P*k] of the kept tokens as fp16, for the published method; else empty
+    ("logits", FLOATS),  # [N] of the kept tokens as fp16, for the published method; else empty
 )
 ALIGN = _schema(
     "align",
@@ -119,7 +122,7 @@ MAP = StageSchema(
 
 SCHEMAS = {schema.stage: schema for schema in (PREPARE, ENCODE, CAPTURE, MAP, ALIGN, FUSE, EVALUATE)}
 # Stages that write folders or pages instead of shards; their versions go into their keys all the same.
-OTHER_VERSIONS = {"check": 1, "train": 1, "headroom": 1, "report": 1, "corpus": 1}
+OTHER_VERSIONS = {"check": 2, "train": 2, "headroom": 1, "report": 1, "corpus": 1}
 
 
 def schema_version(stage: str) -> int:

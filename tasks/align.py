@@ -14,7 +14,7 @@ from logitfuse.tasks.unit import Unit
 from logitfuse.tasks.vocabulary_map import read_map
 
 if TYPE_CHECKING:
-    from logitfuse.tasks.capture import CaptureSettings
+    from logitfuse.tasks.capture_settings import CaptureSettings
     from logitfuse.tasks.models.source import Source
     from logitfuse.tasks.run import Run
 

@@ -11,7 +11,7 @@ from logitfuse.storage.settings import Settings
 from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
 
 if TYPE_CHECKING:
-    from logitfuse.tasks.capture import CaptureSettings
+    from logitfuse.tasks.capture_settings import CaptureSettings
 
 Conditioning = Literal["auto", "always", "never"]
 
@@ -87,6 +87,11 @@ def check_align_inputs(align: AlignSettings, capture: CaptureSettings, include_t
     """Raise ValueError where align asks for what the recipe does not capture."""
     if align.values == "logits" and not capture.raw_logits:
         raise ValueError("align.values is 'logits', which capture keeps only if asked: set capture.raw_logits to true")
+    if capture.mode == "sampled" and align.min_probability > 0:
+        raise ValueError(
+            "align.min_probability would drop drawn tokens, which stand for the tail only all together: set it to 0, "
+            "or capture.mode to topk"
+        )
     if align.condition_on_target == "always" and not include_target:
         raise ValueError("align.condition_on_target needs what the target predicts: set include_target to true")
 

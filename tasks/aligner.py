@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from logitfuse.kernels.alignment import ALIGNMENTS, Side, Spelling, VocabularyPair, one_to_one, read_side
 from logitfuse.kernels.conditioning import Conditional, condition
 from logitfuse.kernels.projection import project, project_logits
-from logitfuse.kernels.sparse import log_softmax_rows, row_sums, to_half_precision
+from logitfuse.kernels.sparse import log_softmax_rows, rectangle, row_sums, to_half_precision
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.offsets import list_offsets
 from logitfuse.storage.schemas import FLOATS, IDS
@@ -26,7 +26,7 @@ from logitfuse.tasks.strategy import checked_options
 if TYPE_CHECKING:
     from logitfuse.kernels.vocabulary_map import VocabularyMap
     from logitfuse.tasks.align_settings import AlignSettings
-    from logitfuse.tasks.capture import CaptureSettings
+    from logitfuse.tasks.capture_settings import CaptureSettings
     from logitfuse.tasks.models.source import Source
 
 # Hub tokenizers of these classes write no space before a text, and the published code knows them by these names.
@@ -36,8 +36,10 @@ Batches = Mapping[str, pa.RecordBatch]
 
 def columns_read(shard: str, values: str) -> list[str]:
     """Return the columns that are read of `target`, `source` (encode), `capture` and `own` (the target's capture)."""
-    captured = ["ids", "logprobs", "tail"]
-    if shard == "capture" and values == "logits":
+    captured = ["counts", "ids", "logprobs", "tail"]
+    if shard == "own":
+        captured.append("draws")
+    elif values == "logits":
         captured.append("logits")
     return {"target": ["last", "ids", "ends"], "source": ["last", "ids", "ends"]}.get(shard, captured)
 
@@ -83,7 +85,7 @@ class Aligner:
         self._source, self._target = source, target
         self._map = (vocabulary_map.offsets, vocabulary_map.target_ids, vocabulary_map.weights)
         self._habits = vocabulary_map.target_habits(target.head_width)
-        self._k, self._past_end, self._max_length = capture.k, capture.past_end, capture.max_length
+        self._past_end, self._max_length = capture.past_end, capture.max_length
         self._same = source.vocabulary.fingerprint == target.vocabulary.fingerprint
         self._pair = VocabularyPair(
             Spelling(source.vocabulary.pieces, source.vocabulary.marker),
@@ -160,23 +162,32 @@ class Aligner:
         ids, logits = (_flat(batches["capture"], name)[1] for name in ("ids", "logits"))
         if len(logits) != len(ids):
             raise BadInput("the capture holds no raw logits. Set capture.raw_logits to true and rerun stage 'capture'.")
-        ids_PK, logits_PK = ids.reshape(-1, self._k), logits.reshape(-1, self._k)
+        counts_P = _flat(batches["capture"], "counts")[1]
+        ids_PK, logits_PK = rectangle(counts_P, ids, -1), rectangle(counts_P, logits, 0.0)
         offsets, ids, logits = project_logits(ids_PK, logits_PK, serving_T, *self._map, fallback_T=fallback_T)
         mass_T = (np.diff(offsets) > 0).astype(np.float64)
         return Carried(offsets, ids, log_softmax_rows(offsets, logits), mass_T, logits)
 
     def _captured(self, batch: pa.RecordBatch) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
-        """Return a capture's ids [P, K], probabilities [P, K] and left-out mass [P], a position's sum being 1."""
-        ids, logprobs, tail_P = (_flat(batch, name)[1] for name in ("ids", "logprobs", "tail"))
-        probs_PK: NDArray[np.float64] = np.exp(logprobs.astype(np.float64)).reshape(-1, self._k)
-        whole_P: NDArray[np.float64] = probs_PK.sum(axis=1) + tail_P  # rounding to fp16 moved it off 1 a little
+        """Return a capture's ids [P, K], probabilities [P, K] and left-out mass [P], a position's sum being 1.
+
+        Positions that keep fewer than others are filled up with id -1 and probability 0.
+        """
+        counts_P, ids, logprobs, tail_P = (_flat(batch, name)[1] for name in ("counts", "ids", "logprobs", "tail"))
+        probs_PK = rectangle(counts_P, np.exp(logprobs.astype(np.float64)), 0.0)
+        whole_P: NDArray[np.float64] = probs_PK.sum(axis=1) + tail_P  # rounding moved it off 1 a little
         whole_P[whole_P <= 0] = 1.0
         probs_PK /= whole_P[:, None]
-        return ids.reshape(-1, self._k), probs_PK, tail_P / whole_P
+        return rectangle(counts_P, ids, -1), probs_PK, tail_P / whole_P
 
     def _conditional(self, batches: Batches) -> Conditional:
         """Return what the target itself predicts, against what it writes on the whole."""
         ids_QK, probs_QK, tail_Q = self._captured(batches["own"])
+        counts_Q, draws = (_flat(batches["own"], name)[1] for name in ("counts", "draws"))
+        if len(draws):  # a drawn token stands for the rest: that it came tells nothing of itself
+            drawn_QK = rectangle(counts_Q, draws, 0) > 0
+            tail_Q = tail_Q + (probs_QK * drawn_QK).sum(axis=1)
+            ids_QK, probs_QK = np.where(drawn_QK, -1, ids_QK), np.where(drawn_QK, 0.0, probs_QK)
         captured_C = np.diff(_flat(batches["own"], "tail")[0])
         own = self._side(batches["target"], self._target, captured_C=captured_C)
         target = self._side(batches["target"], self._target)

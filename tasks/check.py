@@ -68,6 +68,7 @@ class Findings:
     round_trip: bool  # decoding the ids of the sample gives it back
     unknown_ends: float  # share of the sample's tokens whose byte end is not known
     tokens: int
+    batches: str  # how capture's batches are made by default: packed, or sorted by length and why
 
 
 def units(run: Run) -> list[Unit]:
@@ -87,7 +88,11 @@ def work(run: Run, unit: Unit) -> Work:
         if problem := find_problem(findings, source, settings):
             raise ModelRefused(problem)
         path.write_text(json.dumps(asdict(findings), indent=1) + "\n")
-        return {"sample_tokens": findings.tokens, "nats_per_byte": findings.nats_per_byte}
+        return {
+            "sample_tokens": findings.tokens,
+            "nats_per_byte": findings.nats_per_byte,
+            "notes": [f"batches: {findings.batches}"],
+        }
 
     return Work(
         stage="check",
@@ -134,6 +139,7 @@ def examine(model: CausalModel, source: Source, sample: list[str]) -> Findings:
         all(_round_trips(source, text, ids) for text, (ids, _) in zip(sample, encoded, strict=True)),
         unknown / max(tokens, 1),
         tokens,
+        f"sorted by length: {model.packing.why_not}" if model.packing.why_not else "packed",
     )
 
 

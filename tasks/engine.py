@@ -25,7 +25,7 @@ from logitfuse.storage.store import LocalStore
 
 Counts = dict[str, Any]  # what was counted; an entry MADE holds what may differ from run to run, such as times
 MADE = "made"
-Progress = Callable[[int, int], None]  # (done, total), in whatever the stage counts
+Progress = Callable[[int, int], None]  # (done, total), in whatever the stage counts; total 0: not known
 State = Literal["kept", "done"]
 
 

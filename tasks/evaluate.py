@@ -15,11 +15,11 @@ from logitfuse.kernels.positions import consumed_bytes, inputs_and_labels
 from logitfuse.storage.schemas import EVALUATE
 from logitfuse.storage.settings import Settings
 from logitfuse.storage.shards import Rows, read_batches, verified_path, writing_rows
-from logitfuse.tasks.capture import plan_batches
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work
 from logitfuse.tasks.models.causal import padded
 from logitfuse.tasks.models.home import ModelHome
 from logitfuse.tasks.models.vocabulary import encode_texts
+from logitfuse.tasks.passages import plan_batches
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
@@ -165,5 +165,5 @@ def score_batch(
         parts = []
         for start in range(0, len(labels), settings.head_positions):
             chunk = slice(start, start + settings.head_positions)
-            parts.append(-model.topk(hidden_PH[chunk], gold_P[chunk], 1).gold_logprob_T)
+            parts.append(-model.gold_logprobs(hidden_PH[chunk], gold_P[chunk]))
         yield torch.cat(parts).float().cpu().numpy()

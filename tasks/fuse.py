@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FuseSettings", "fuse_shard", "units", "work"]
 ROWS_AT_ONCE = 32  # changes memory and speed (what fits a cache), never a byte
+ROUNDED_AT_ONCE = 1 << 16  # likewise
 
 
 def units(run: Run) -> list[Unit]:
@@ -132,8 +133,16 @@ class Fuser:
         fused, weights_ST = self._rule(sources, evidence, **self._options)
         if self.how.logits:  # kept as they are, so that bfloat16 comes back
             return fused, weights_ST
-        rounded = half_precision(fused.logprobs)
-        return Distributions(fused.offsets, fused.ids, rounded, np.clip(fused.mass, 0.0, 1.0)), weights_ST
+        return Distributions(fused.offsets, fused.ids, _rounded(fused.logprobs), np.clip(fused.mass, 0, 1)), weights_ST
+
+
+def _rounded(logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round to fp16, a part at a time: what rounding needs beside it is then small, however long a document is."""
+    rounded = np.empty_like(logprobs)
+    for start in range(0, len(logprobs), ROUNDED_AT_ONCE):
+        part = slice(start, start + ROUNDED_AT_ONCE)
+        rounded[part] = half_precision(logprobs[part])
+    return rounded
 
 
 def fuse_shard(

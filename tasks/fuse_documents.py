@@ -105,7 +105,7 @@ def read_documents(files: Mapping[str, tuple[Path, Sequence[str]]], how: Reading
 
 
 def _documents(parts: list[dict[str, pa.RecordBatch]], how: Reading) -> Documents:
-    whole = {name: pa.concat_batches([part[name] for part in parts]) for name in parts[0]}
+    whole = {name: _joined([part.pop(name) for part in parts]) for name in list(parts[0])}
     prepared, encoded = whole["prepare"], whole["encode"]
     doc_ids = prepared.column("doc_id").to_pylist()
     begins = [c for c, doc_id in enumerate(doc_ids) if c == 0 or doc_id != doc_ids[c - 1]]
@@ -131,6 +131,11 @@ def _documents(parts: list[dict[str, pa.RecordBatch]], how: Reading) -> Document
         [_scored(whole, label, *of) for label, of in zip(how.labels, gold, strict=True)],
         gold,
     )
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Put batches after one another; the parts are let go of as soon as they are copied, for a document may be long."""
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
 def _scored(

@@ -66,24 +66,27 @@ def writing_fused(path: Path) -> Iterator[Callable[[FusedRows], None]]:
     writer = ShardWriter(path, FUSE, {"stage": FUSE.stage, "version": str(FUSE.version)})
     pending: list[pa.RecordBatch] = []
 
-    def flush(least: int) -> None:
-        nonlocal pending
-        if sum(batch.num_rows for batch in pending) < least:
-            return
-        rows = pa.concat_batches(pending)
-        whole = rows.num_rows - rows.num_rows % least
-        for start in range(0, whole, ROWS_PER_GROUP):
-            group = rows.slice(start, min(ROWS_PER_GROUP, whole - start))
+    def flush() -> None:
+        if pending:
+            group = pa.concat_batches(pending)
             writer.write({name: group.column(name) for name in group.schema.names})
-        pending = [rows.slice(whole)] if whole < rows.num_rows else []
+            pending.clear()
 
     def add(rows: FusedRows) -> None:
-        pending.append(pa.RecordBatch.from_pydict(rows.columns(), schema=FUSE.arrow))
-        flush(ROWS_PER_GROUP)
+        batch = pa.RecordBatch.from_pydict(rows.columns(), schema=FUSE.arrow)
+        start = 0
+        while start < batch.num_rows:  # a group at a time: a long document is never copied whole
+            part = batch.slice(start, ROWS_PER_GROUP - sum(waiting.num_rows for waiting in pending))
+            pending.append(part)
+            start += part.num_rows
+            if sum(waiting.num_rows for waiting in pending) == ROWS_PER_GROUP:
+                flush()
+        # What waits is copied, so that it does not hold on to all the rows that came with it.
+        pending[:] = [pa.concat_batches(pending)] if pending else []
 
     try:
         yield add
-        flush(1)
+        flush()
     finally:
         writer.close()
 

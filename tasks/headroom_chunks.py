@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from logitfuse.kernels.headroom import OwnPredictions, TokenClass, token_classes
 from logitfuse.kernels.positions import consumed_bytes, inputs_and_labels
-from logitfuse.kernels.sparse import Sparse
+from logitfuse.kernels.sparse import Sparse, rectangle
 from logitfuse.storage.shards import Rows, rows_together, verified_path
 from logitfuse.tasks.headroom_blocks import TRAIN, Blocks, Targets
 from logitfuse.tasks.unit import Unit
@@ -44,7 +44,7 @@ class Chunk:
 def shards_read(run: Run, shard: int) -> Files:
     """Return the records that are read of one shard, by name, with their columns."""
     target = run.target
-    captured = ["ids", "logprobs", "tail", "gold_logprob"]
+    captured = ["counts", "ids", "logprobs", "tail", "gold_logprob"]
     files: Files = {
         "prepare": (run.prepared(shard), ["split", "domain"]),
         "encode": (run.record(Unit("encode", target.tokenizer_label, shard)), ["last", "ids", "ends"]),
@@ -132,12 +132,12 @@ def _next_ends(ends: NDArray[np.int32]) -> NDArray[np.int64]:
 
 def _own(captured: Rows, row: int) -> OwnPredictions:
     tail_T = captured.values("tail", row).astype(np.float64)
-    logprobs = captured.values("logprobs", row).astype(np.float64)
-    probs_TK = np.exp(logprobs).reshape(len(tail_T), len(logprobs) // max(len(tail_T), 1))
-    whole_T = probs_TK.sum(axis=1) + tail_T  # rounding to fp16 moved it off 1 a little
+    counts_T = captured.values("counts", row)
+    probs_TK = rectangle(counts_T, np.exp(captured.values("logprobs", row).astype(np.float64)), 0.0)
+    whole_T = probs_TK.sum(axis=1) + tail_T  # rounding moved it off 1 a little
     probs_TK /= np.where(whole_T > 0, whole_T, 1.0)[:, None]
     gold_T = captured.values("gold_logprob", row).astype(np.float64)
-    return OwnPredictions(gold_T, captured.values("ids", row).reshape(probs_TK.shape), probs_TK)
+    return OwnPredictions(gold_T, rectangle(counts_T, captured.values("ids", row), -1), probs_TK)
 
 
 def _targets(view: Rows, row: int, winner_T: NDArray[np.int32]) -> Targets:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.settings import Settings
 from logitfuse.tasks.align_settings import AlignSettings, check_align_inputs
-from logitfuse.tasks.capture import CaptureSettings
+from logitfuse.tasks.capture_settings import CaptureSettings
 from logitfuse.tasks.check import CheckSettings
 from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.encode import EncodeSettings

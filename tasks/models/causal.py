@@ -4,7 +4,7 @@ legend: B sequences, T positions, H hidden size, N selected positions, V vocabul
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from logitfuse.kernels.head import Head
+from logitfuse.kernels.keep import Keep
 from logitfuse.kernels.topk import TopK
-from logitfuse.tasks.models.body import logit_transform, probe, run_body
+from logitfuse.storage.errors import ModelRefused
+from logitfuse.tasks.models.body import Packing, logit_transform, probe, probe_packing, run_body, run_packed
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -43,6 +45,7 @@ class CausalModel:
     model: PreTrainedModel
     head: Head
     needs_mask: bool  # padding on the right must be masked, because this architecture is not blind to it
+    packing: Packing  # whether it can read several texts in one row
     clock: Clock = field(default_factory=Clock, compare=False)
 
     @property
@@ -57,11 +60,25 @@ class CausalModel:
             return run_body(self.model, ids_BT.to(self.device), mask)
 
     @torch.inference_mode()
-    def topk(self, hidden_NH: Tensor, gold_N: Tensor, k: int, *, raw_logits: bool = False) -> TopK:
-        """Return what is kept of N positions; their logits exist all at once. `raw_logits`: as published, in fp16."""
+    def hidden_packed(self, texts: Sequence[np.ndarray]) -> Tensor:
+        """Return the last hidden states [N, H] of texts read one after another in one row, none seeing another."""
+        if self.packing.why_not:
+            raise ModelRefused(f"this model cannot read packed texts: {self.packing.why_not}. Set batching to sorted.")
         with self.clock.running():
-            topk = self.head.published_topk if raw_logits else self.head.topk
-            return topk(hidden_NH, gold_N, k)
+            ids = [torch.from_numpy(text.astype(np.int64)) for text in texts]
+            return run_packed(self.model, ids, self.packing.one_kernel)
+
+    @torch.inference_mode()
+    def kept(self, hidden_NH: Tensor, gold_N: Tensor, keep: Keep, noise_N: Tensor | None = None) -> TopK:
+        """Return what a rule keeps of N positions; their logits exist all at once."""
+        with self.clock.running():
+            return self.head.kept(hidden_NH, gold_N, keep, noise_N)
+
+    @torch.inference_mode()
+    def gold_logprobs(self, hidden_NH: Tensor, gold_N: Tensor) -> Tensor:
+        """Return the log-probability of the token that follows, float32 [N]."""
+        with self.clock.running():
+            return self.head.topk(hidden_NH, gold_N, 1).gold_logprob_T
 
 
 def load_causal_model(folder: Path, dtype: str, device: str) -> CausalModel:
@@ -81,7 +98,7 @@ def split_model(model: PreTrainedModel, name: str) -> CausalModel:
     soft_cap, scale = logit_transform(model)
     bias = getattr(head, "bias", None)
     exact_head = Head(head.weight, head.weight.float(), bias.float() if bias is not None else None, soft_cap, scale)
-    return CausalModel(model, exact_head, needs_mask=not may_pad)
+    return CausalModel(model, exact_head, not may_pad, probe_packing(model))
 
 
 def padded(passages: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

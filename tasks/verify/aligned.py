@@ -11,8 +11,9 @@ import numpy as np
 
 from logitfuse.kernels.sparse import row_sums
 from logitfuse.kernels.vocabulary_map import How
-from logitfuse.tasks.verify.captured import ENCODE, SLACK, Reader
 from logitfuse.tasks.verify.chunks import Chunks, Problem
+from logitfuse.tasks.verify.reader import ENCODE, Reader
+from logitfuse.tasks.verify.rounded import SLACK
 from logitfuse.tasks.verify.sparse import SparseRows
 from logitfuse.tasks.verify.text import outside
 

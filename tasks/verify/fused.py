@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from logitfuse.kernels.positions import NO_LABEL
 from logitfuse.tasks.fuse_blocks import Block
-from logitfuse.tasks.verify.captured import ENCODE, Reader
 from logitfuse.tasks.verify.chunks import Chunks, Lists, Problem
+from logitfuse.tasks.verify.reader import ENCODE, Reader
 from logitfuse.tasks.verify.sparse import SparseRows
 from logitfuse.tasks.verify.text import PREPARE, outside, same_words
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import pyarrow.parquet as pq
+
+from logitfuse.storage.compact import most_kept
 from logitfuse.storage.records import Record
 from logitfuse.storage.schemas import ALIGN, CAPTURE, ENCODE, EVALUATE, FUSE, MAP, PREPARE, StageSchema
 from logitfuse.tasks.fuse import ROWS_AT_ONCE, Fuser
 from logitfuse.tasks.fuse_blocks import Block, Packer
 from logitfuse.tasks.fuse_documents import CAPTURED, PREPARED, TARGET, Documents, Reading, read_documents
+from logitfuse.tasks.models.source import Source
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.unit import Unit
 from logitfuse.tasks.verify.aligned import Aligned, Mapped
-from logitfuse.tasks.verify.captured import Captured, Reader
+from logitfuse.tasks.verify.captured import Captured, Rules
 from logitfuse.tasks.verify.chunks import Content
 from logitfuse.tasks.verify.fused import Blocks, Fused
+from logitfuse.tasks.verify.reader import Reader
+from logitfuse.tasks.verify.rounded import Precision
 from logitfuse.tasks.verify.sparse import SparseRows
 from logitfuse.tasks.verify.text import EncodedText, PreparedText, ScoredText
 
@@ -61,12 +67,11 @@ def _encode(run: Run, unit: Unit, sound: Sound) -> Plan:
 
 
 def _capture(run: Run, unit: Unit, sound: Sound) -> Plan:
-    source, settings = run.teachers[unit.needed_source], run.recipe.capture
-    longest = min(source.context, settings.max_length or source.context)
-    reader = Reader(source.start_id, source.end_id, settings.past_end, longest)
+    source = run.teachers[unit.needed_source]
     encoded = run.record(Unit("encode", source.tokenizer_label, unit.shard))
-    content = Captured(reader, settings.k, source.head_width, settings.raw_logits)
-    return Plan(CAPTURE, content, {"encode": Beside((encoded,), ("last", "ids"))})
+    precision = Precision(compact=once_compact(run, run.record(unit)) is not None)
+    rules = Rules(captured_reader(run, source), run.recipe.capture, source.head_width, precision)
+    return Plan(CAPTURE, Captured(rules), {"encode": Beside((encoded,), ("last", "ids"))})
 
 
 def _map(run: Run, unit: Unit, sound: Sound) -> Plan:
@@ -116,6 +121,20 @@ PLANS: dict[str, Callable[[Run, Unit, Sound], Plan]] = {
     "fuse": _fuse,
     "evaluate": _evaluate,
 }
+
+
+def captured_reader(run: Run, source: Source) -> Reader:
+    """Return how stage capture has a source read its chunks."""
+    settings = run.recipe.capture
+    longest = min(source.context, settings.max_length or source.context)
+    return Reader(source.start_id, source.end_id, settings.past_end, longest)
+
+
+def once_compact(run: Run, captured: Record) -> int | None:
+    """Return the tokens a position for which a captured shard's steps were chosen, if it is or once was compact."""
+    path = run.store.local(f"{captured.place}/{captured.files[0].name}")
+    most = most_kept(pq.read_schema(path), captured.label)
+    return run.recipe.capture.most if most is None and "converted_from" in captured.made else most
 
 
 def _target_reader(run: Run) -> Reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from logitfuse.storage.checksums import checksum_file
+from logitfuse.storage.compact import COMPACT, most_kept
 from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
 from logitfuse.storage.records import Record
-from logitfuse.storage.schemas import SCHEMAS
+from logitfuse.storage.schemas import CAPTURE, SCHEMAS
 from logitfuse.storage.shards import IDENTITY_COLUMNS, read_batches
 from logitfuse.storage.store import LocalStore
 from logitfuse.tasks.engine import Work
@@ -59,10 +61,15 @@ def check_files(store: LocalStore, record: Record, found: ShardFaults) -> None:
 def _check_schema(store: LocalStore, record: Record, name: str, found: ShardFaults) -> None:
     wanted = SCHEMAS[record.stage]
     try:
-        with pq.ParquetFile(store.local(name)) as file:
-            schema, metadata = file.schema_arrow, file.schema_arrow.metadata or {}
+        schema = pq.read_schema(store.local(name))
+        metadata = schema.metadata or {}
+        if record.stage == CAPTURE.stage and most_kept(schema, name) is not None:
+            wanted = COMPACT
     except UNREADABLE as error:
         found.whole(f"{name} cannot be read as Parquet: {_short(error)}")
+        return
+    except (ShardCorrupt, ValueError, KeyError) as error:
+        found.whole(f"{name}: its form is not known: {_short(error)}")
         return
     if not schema.equals(wanted.arrow, check_metadata=False):
         found.whole(f"{name}: its columns are not those of stage {record.stage}")
@@ -80,12 +87,12 @@ def check_content(
     lanes = {name: Lane(_rows_beside(store, beside, plan.rows)) for name, beside in others.items()}
     rows = 0
     try:
-        for batch in read_batches(store.local(f"{record.place}/{record.files[0].name}"), None, plan.rows):
+        for batch in _rows(store.local(f"{record.place}/{record.files[0].name}"), plan.rows):
             chunks = Chunks.of({OWN: batch, **_joined(batch, lanes, others, found)})
             for what, faulty in plan.content.check(chunks):
                 found.rows(what, batch, faulty)
             rows += batch.num_rows
-    except UNREADABLE as error:
+    except (ShardCorrupt, *UNREADABLE) as error:
         found.whole(f"it cannot be read after {rows:,} rows: {_short(error)}")
         return rows
     for name, lane in lanes.items():
@@ -95,6 +102,14 @@ def check_content(
         found.whole(missing)
     _check_counts(record, {"chunks": rows, **plan.content.counted()}, found)
     return rows
+
+
+def _rows(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield a shard's batches; raise `ShardCorrupt` where the compact form's numbers do not fit together."""
+    try:
+        yield from read_batches(path, None, rows)
+    except (ValueError, IndexError) as error:
+        raise ShardCorrupt(str(error)) from error
 
 
 def _check_counts(record: Record, counted: dict[str, int], found: ShardFaults) -> None:

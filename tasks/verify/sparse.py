@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from logitfuse.kernels.sparse import row_sums, to_half_precision
-from logitfuse.tasks.verify.captured import HALF_STEP, SLACK, not_logprobs
 from logitfuse.tasks.verify.chunks import Chunks, Lists, Problem
+from logitfuse.tasks.verify.rounded import HALF_STEP, SLACK, not_logprobs
 from logitfuse.tasks.verify.text import outside
 
 BF16_STEP = 2.0**-8

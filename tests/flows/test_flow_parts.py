@@ -5,8 +5,7 @@ from typing import get_args
 import pytest
 from prefect.states import Failed
 
-from logitfuse.flows import artifacts
-from logitfuse.flows.artifacts import ProgressArtifact, artifact_key, table_rows
+from logitfuse.flows.artifacts import artifact_key, table_rows
 from logitfuse.flows.pipeline import StageName
 from logitfuse.flows.prefect_settings import DEFAULTS, quiet_defaults
 from logitfuse.flows.stages import STAGE_FLOWS
@@ -74,19 +73,6 @@ def test_the_table_has_a_row_per_source() -> None:
         {"source": "a", "done": 1, "kept": 1, "failed": 0, "seconds": 1.0, "chunks": 7},
         {"source": "b", "done": 0, "kept": 0, "failed": 1, "seconds": 0.0},
     ]
-
-
-def test_short_tasks_make_no_progress_artifact(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[float] = []
-    monkeypatch.setattr(ProgressArtifact, "_show", lambda self, percent: shown.append(percent))
-    bar = ProgressArtifact("key", "text")
-    bar(1, 10)
-    bar.close()
-    assert not shown
-    monkeypatch.setattr(artifacts, "SECONDS_BETWEEN_UPDATES", 0.0)
-    bar(5, 10)
-    bar(7, 0)
-    assert shown == [50.0]
 
 
 def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:

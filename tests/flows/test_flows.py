@@ -1,7 +1,10 @@
 """The pipeline under Prefect: it does what is missing, says why it cannot, and goes on where it stopped."""
 
 import json
-from collections.abc import Callable
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,14 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
 
-from logitfuse.flows import units
+from logitfuse.flows import artifacts, units
+from logitfuse.flows.artifacts import artifact_key
 from logitfuse.flows.pipeline import pipeline, rebuild_fused
 from logitfuse.flows.session import sharing
+from logitfuse.flows.stage_progress import StageProgress
 from logitfuse.flows.stages import align_flow, encode_flow, evaluate_flow, prepare_flow
 from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMissing, WorkFailed
-from logitfuse.tasks.engine import Outcome, Progress
+from logitfuse.tasks.engine import Outcome
 from logitfuse.tasks.execute import is_up_to_date
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
@@ -152,20 +157,70 @@ def test_a_stage_gives_up_when_several_shards_fail(prepared: Recipe, monkeypatch
 def test_a_watcher_sees_every_unit_and_no_run_is_opened_twice(prepared: Recipe) -> None:
     class Watcher:
         def __init__(self) -> None:
-            self.reported: set[Unit] = set()
+            self.shown: list[StageProgress] = []
+            self.units: list[Unit] = []
             self.lines: list[str] = []
 
-        def report(self, unit: Unit, /) -> Progress:
-            return lambda done, total: self.reported.add(unit)
+        @contextmanager
+        def showing(self, progress: StageProgress, /) -> Iterator[None]:
+            self.shown.append(progress)
+            yield
 
         def finish(self, unit: Unit, line: str, /) -> None:
+            self.units.append(unit)
+
+        def say(self, line: str, /) -> None:
             self.lines.append(line)
 
     run, watcher = Run(prepared), Watcher()
     with sharing(run, watcher) as session:
         pipeline(prepared, "prepare", "encode")
-    assert set(session.outcomes) == watcher.reported == set(run.units("encode"))
-    assert len(watcher.lines) == 6
+    assert set(session.outcomes) == set(watcher.units) == set(run.units("encode"))
+    (progress,) = watcher.shown
+    assert progress.stage == "encode" and progress.standing().percent == 100
+    assert len(watcher.units) == 6
+    assert re.fullmatch(r"encode: 6 done, 0 kept in [\d.]+ s, [\d,]+ tokens, [\d.,]+( k)? tokens/s", watcher.lines[0])
+
+
+@pytest.mark.parametrize("broken", ["create_progress_artifact", "update_progress_artifact", "create_table_artifact"])
+def test_a_server_that_takes_no_artifacts_breaks_no_work(
+    prepared: Recipe, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fails(*args: Any, **options: Any) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(artifacts, broken, fails)
+    monkeypatch.setattr(artifacts, "SECONDS_BETWEEN_UPDATES", 0.01)
+    assert encode_flow(prepared).startswith("encode: 6 done, 0 kept")
+
+
+def test_a_resumed_stage_begins_its_bar_at_what_stands(prepared: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    label = Run(prepared).target.tokenizer_label
+    with monkeypatch.context() as patch:
+        Breaking(patch, {Unit("encode", label, 2): ShardCorrupt("bad")})
+        ended(encode_flow, prepared, source="first")
+    shown, first = threading.Event(), []
+    create, do_unit = artifacts.create_progress_artifact, units.do_unit
+
+    def created(progress: float, **options: Any) -> Any:
+        first.append(progress)
+        shown.set()
+        return create(progress, **options)
+
+    def done_once_shown(*args: Any, **options: Any) -> Outcome:
+        assert shown.wait(60)
+        return do_unit(*args, **options)
+
+    monkeypatch.setattr(artifacts, "create_progress_artifact", created)
+    monkeypatch.setattr(artifacts, "SECONDS_BETWEEN_UPDATES", 0.01)
+    monkeypatch.setattr(units, "do_unit", done_once_shown)
+    assert "1 done, 2 kept" in encode_flow(prepared, source="first")
+    sizes = [record.counts["bytes"] for record in Run(prepared).shards]
+    assert first[0] == pytest.approx(100 * sum(sizes[:2]) / sum(sizes))
+    with get_client(sync_client=True) as client:
+        bar = client._client.get(f"/artifacts/{artifact_key('tiny', 'encode', label, 'progress')}/latest").json()
+    assert bar["data"] == 100 and bar["description"].startswith("**encode**: 100%")
+    assert bar["flow_run_id"] is not None
 
 
 def test_a_stage_out_of_turn_says_what_to_run_before(prepared: Recipe) -> None:

@@ -83,17 +83,19 @@ def test_a_little_above_zero_is_zero() -> None:
     assert step_numbers(np.array([1e-7], np.float32), finest_step(10)).tolist() == [0]
 
 
-@given(hnp.arrays(np.int32, st.tuples(st.integers(0, 6), st.integers(1, 6)), elements=st.integers(0, 60_000)))
-def test_differences_can_be_undone(numbers: np.ndarray) -> None:
-    numbers = np.sort(numbers, axis=1)
-    added = differences(numbers)
-    assert (added >= 0).all()
-    np.testing.assert_array_equal(sums(added), numbers)
+@given(st.lists(st.lists(st.integers(0, 60_000), max_size=6).map(sorted), max_size=8))
+def test_differences_can_be_undone(positions: list[list[int]]) -> None:
+    """Also where positions hold different numbers of tokens, or none."""
+    counts = np.array([len(numbers) for numbers in positions], np.int32)
+    numbers = np.array([number for numbers in positions for number in numbers], np.int32)
+    added = differences(numbers, counts)
+    assert added.tolist() == [b - a for numbers in positions for a, b in pairwise([0, *numbers])]
+    np.testing.assert_array_equal(sums(added, counts), numbers)
 
 
 def test_positions_that_are_not_best_first_are_refused() -> None:
-    with pytest.raises(ValueError, match="position 1 does not hold its likeliest tokens first"):
-        differences(np.array([[1, 2], [5, 4]], np.int32))
+    with pytest.raises(ValueError, match="position 2 does not hold its likeliest tokens first"):
+        differences(np.array([1, 2, 5, 4], np.int32), np.array([2, 0, 2], np.int32))
 
 
 @pytest.mark.parametrize("k", SEVERAL_K)

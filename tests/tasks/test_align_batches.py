@@ -103,6 +103,8 @@ class World:
         ids = [self.rng.choice(model.head_width, K, replace=False) for _ in range(count)]
         return {
             "first": first,
+            "counts": np.full(count, K),
+            "draws": [],
             "ids": np.array(ids, int).ravel(),
             "logprobs": np.log(probs[:, :K]).ravel(),
             "tail": probs[:, K],

@@ -69,5 +69,5 @@ def test_each_problem_has_words_of_its_own() -> None:
         ({"nats_per_byte": 1.2}, "start to 'none'"),
         ({"nats_per_byte": 2.5, "other_start": None}, "2.50 nats per byte"),
     ):
-        found = Findings(**({"unknown_ends": 0.0, "tokens": 9} | sound | change))
+        found = Findings(**({"unknown_ends": 0.0, "tokens": 9, "batches": "packed"} | sound | change))
         assert words in (find_problem(found, source, CheckSettings()) or "")

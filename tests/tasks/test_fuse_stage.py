@@ -115,7 +115,15 @@ def shards(folder: Path, chunks: list[Chunk], *, logits: bool) -> dict[str, tupl
     for s, label in enumerate(LABELS):
         encode, capture, align = (folder / f"{stage}-{label}" for stage in ("encode", "capture", "align"))
         put(encode, ENCODE, chunks, lambda c, s=s: {"last": c.last, "ids": c.source_ends[s], "ends": c.source_ends[s]})
-        none: dict[str, list] = {"ids": [], "logprobs": [], "tail": [], "gold_rank": [], "logits": []}
+        none: dict[str, list] = {
+            "counts": [],
+            "draws": [],
+            "ids": [],
+            "logprobs": [],
+            "tail": [],
+            "gold_rank": [],
+            "logits": [],
+        }
         put(capture, CAPTURE, chunks, lambda c, s=s, n=none: n | {"first": c.first[s], "gold_logprob": c.gold[s]})
         put(align, ALIGN, chunks, lambda c, s=s: aligned(c.rows[s], logits))
         files |= {f"encode/{label}": (encode, ["ends"]), f"capture/{label}": (capture, CAPTURED)}

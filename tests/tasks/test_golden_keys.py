@@ -13,6 +13,7 @@ import pytest
 
 from logitfuse.kernels.alignment import ALIGNMENTS
 from logitfuse.kernels.fusion import FUSIONS
+from logitfuse.kernels.losses.divergences import DIVERGENCES
 from logitfuse.kernels.losses.residuals import RESIDUALS
 from logitfuse.kernels.registry import Registry
 from logitfuse.kernels.vocabulary_map import VOCABULARY_MAPS
@@ -20,7 +21,7 @@ from logitfuse.storage.keys import canonical_json, result_key
 from logitfuse.storage.schemas import schema_version
 from logitfuse.storage.settings import Settings
 from logitfuse.tasks.align_settings import AlignSettings, key_settings
-from logitfuse.tasks.capture import CaptureSettings
+from logitfuse.tasks.capture_settings import CaptureSettings
 from logitfuse.tasks.check import CheckSettings
 from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.encode import EncodeSettings
@@ -59,14 +60,29 @@ GOLDEN: list[tuple[str, type[Settings], list[str], int, str, str]] = [
         "2f2647ca19fc911218f3",
     ),
     ("encode", EncodeSettings, ["special_tokens"], 2, "804c34d6a0f2", "dc06b2be762b626be47c"),
-    ("check", CheckSettings, ["nats_per_byte", "unknown_ends"], 1, "1f5b89964ad3", "a1d511837c22641cc932"),
+    ("check", CheckSettings, ["nats_per_byte", "unknown_ends"], 2, "1f5b89964ad3", "df2ed89fdc26f61f9674"),
     (
         "capture",
         CaptureSettings,
-        ["head_positions", "k", "max_length", "past_end", "raw_logits", "tokens_per_batch", "window_chunks"],
-        2,
-        "48fb8013ff87",
-        "2666dc9624284d2afa6a",
+        [
+            "batching",
+            "codec",
+            "draws",
+            "head_positions",
+            "k",
+            "max_length",
+            "mode",
+            "past_end",
+            "raw_logits",
+            "seed",
+            "temperature",
+            "tokens_per_batch",
+            "top_p",
+            "window_chunks",
+        ],
+        3,
+        "284fa953d790",
+        "1b2ad771dd75563e4f5f",
     ),
     ("map", MapSettings, ["options", "strategy"], 3, "0ab8d3b585ca", "adb0ec7428304cbcdd52"),
     (
@@ -121,9 +137,9 @@ GOLDEN: list[tuple[str, type[Settings], list[str], int, str, str]] = [
             "weight_decay",
             "weighting",
         ],
-        1,
+        2,
         "5efc25b7968a",
-        "af306504fce65262b03d",
+        "a9689275757f7f15863e",
     ),
     (
         "evaluate",
@@ -172,7 +188,7 @@ def test_defaults_of_strategies_are_written_down() -> None:
     """Options at their defaults are in no key: a default that changes must raise its stage's version too."""
     found = {
         registry.kind: {name: options for name in registry.names() if (options := defaults_of(registry, name))}
-        for registry in (VOCABULARY_MAPS, ALIGNMENTS, FUSIONS, RESIDUALS)
+        for registry in (VOCABULARY_MAPS, ALIGNMENTS, FUSIONS, RESIDUALS, DIVERGENCES)
     }
     assert found == {
         "vocabulary map": {
@@ -187,6 +203,7 @@ def test_defaults_of_strategies_are_written_down() -> None:
             "weighted": {"temperature": 0.1},
         },
         "residual rule": {},
+        "divergence": {"jsd": {"mixing": 0.5}, "reverse_kl": {"floor": 1e-6}},
     }
 
 

@@ -140,11 +140,11 @@ def test_capture_is_the_dense_softmax_of_each_chunk_alone(run: Run, label: str) 
         for p in range(count):
             order = np.lexsort((np.arange(logp.shape[1]), -logp[p]))
             part = slice(p * k, (p + 1) * k)
-            np.testing.assert_allclose(captured["logprobs"][part], logp[p][order[:k]], rtol=6e-4, atol=1e-5)
+            np.testing.assert_allclose(captured["logprobs"][part], logp[p][order[:k]], rtol=1.1e-3, atol=2e-5)
             np.testing.assert_allclose(logp[p][captured["ids"][part]], logp[p][order[:k]], atol=2e-5)
             left_out = np.exp(logp[p][order[k:]]).sum()
-            np.testing.assert_allclose(captured["tail"][p], left_out, atol=2e-5)
-            np.testing.assert_allclose(captured["gold_logprob"][p], logp[p][whole[p + 1]], rtol=6e-4, atol=1e-5)
+            np.testing.assert_allclose(captured["tail"][p], left_out, rtol=2e-3, atol=2e-5)
+            np.testing.assert_allclose(captured["gold_logprob"][p], logp[p][whole[p + 1]], rtol=1.1e-3, atol=2e-5)
             rank = int(np.flatnonzero(order == whole[p + 1])[0])
             assert abs(captured["gold_rank"][p] - min(rank, 32)) <= 1
         positions += count
