@@ -1,4 +1,4 @@
-"""The command line: `logitfuse run`, `stage`, `status`, `alignment`, `headroom`, `verify`, `audit` and `convert`."""
+"""The command line: `logitfuse run`, `stage`, `status`, `alignment`, `headroom`, `verify` and `convert`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.text import Text
 from logitfuse.flows.alignment_report import alignment
 from logitfuse.flows.audit import audit
 from logitfuse.flows.convert import convert
+from logitfuse.flows.push import push
 from logitfuse.flows.show import bars, console, errors, results_table, status_table
 from logitfuse.flows.verify import verify
 from logitfuse.storage.errors import BadInput, LogitfuseError
@@ -127,6 +128,7 @@ app.command()(alignment)
 app.command()(verify)
 app.command()(convert)
 app.command()(audit)
+app.command()(push)
 
 
 @app.command()

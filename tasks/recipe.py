@@ -41,6 +41,31 @@ class Execution(Settings):
     sharded: bool = Field(
         False, title="Sharded training", description="Spread weights and optimiser over the processes (FSDP2)."
     )
+    evaluate_every_steps: int = Field(
+        200,
+        ge=0,
+        title="Look at held-out text every",
+        description="Training steps from one look at a small sample of the validation split to the next; 0: never.",
+    )
+    evaluate_tokens: int = Field(
+        16384, ge=1, title="Held-out sample", description="Tokens of that sample, as many of each domain."
+    )
+    tensorboard: bool = Field(
+        False,
+        title="TensorBoard",
+        description="Write event files into the run's folder (needs the extra logitfuse[tensorboard]).",
+    )
+    wandb: str = Field(
+        "",
+        title="W&B project",
+        description="Show training in this project of Weights & Biases (needs the extra logitfuse[wandb]); empty: not.",
+    )
+    peak_tflops: float | None = Field(
+        None,
+        gt=0,
+        title="Peak TFLOP/s",
+        description="What one device can do at best, for the model FLOP utilisation (MFU); empty: known GPUs' own.",
+    )
     min_free_gb: float = Field(1.0, ge=0, title="Free disk (GB)", description="Refuse to start with less than this.")
 
 

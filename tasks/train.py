@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from logitfuse.storage.shards import verified_path
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work
+from logitfuse.tasks.model_card import CONTROL, model_card
 from logitfuse.tasks.training.config import FusedShard, WorkerConfig
+from logitfuse.tasks.training.fused_file import check_texts
+from logitfuse.tasks.training.held_out_sample import spread_out, write_sample
 from logitfuse.tasks.training.launch import run_training
-from logitfuse.tasks.training.metrics import read_metrics
+from logitfuse.tasks.training.metrics import last_line, read_metrics
 from logitfuse.tasks.training.settings import TrainSettings, control_of
+from logitfuse.tasks.training.watch_settings import WatchSettings
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
     from logitfuse.storage.records import Record
     from logitfuse.tasks.run import Run
 
-FUSED, CONTROL = "fused", "control"
+FUSED = "fused"
 LOG = logging.getLogger("logitfuse.train")
 
 
@@ -36,7 +39,12 @@ def units(run: Run) -> list[Unit]:
 
 
 def arm_settings(settings: TrainSettings, arm: str) -> TrainSettings:
-    """Return the settings of one arm; whether a control is wanted is no property of an arm."""
+    """Return the settings of one arm, as they are in its key.
+
+    Whether a control is wanted is no property of an arm. Nor is what happens at a bad step: stop makes no other model
+    than skip does, it may only make none, and a stopped run shall go on where it is.
+    """
+    settings = settings.model_copy(update={"on_bad_step": "stop"})
     return control_of(settings) if arm == CONTROL else settings.model_copy(update={"control": False})
 
 
@@ -69,11 +77,9 @@ def _train(run: Run, described: Work, shards: tuple[Record, ...], card: str, pat
     run.unload()  # the last source's weights would take the memory that training needs
     execution = run.recipe.execution
     config = WorkerConfig(
-        settings=described.settings,
+        settings=described.settings.model_copy(update={"on_bad_step": run.recipe.train.on_bad_step}),
         model=run.target.home.folder.resolve(),
-        shards=tuple(
-            FusedShard(path=verified_path(run.store, shard).resolve(), checksum=shard.checksum) for shard in shards
-        ),
+        shards=_fused_shards(run, shards),
         out=path.resolve(),
         checkpoints=checkpoints_folder(run, described).resolve(),
         metrics=metrics_file(run, described).resolve(),
@@ -82,17 +88,76 @@ def _train(run: Run, described: Work, shards: tuple[Record, ...], card: str, pat
         checkpoint_every_steps=execution.checkpoint_every_steps,
         keep_checkpoints=execution.keep_checkpoints,
         sharded=execution.sharded,
+        watch=watch_settings(run, described),
     )
 
+    if not last_line(config.metrics):
+        progress(0, 0)  # nothing stands: the first steps count as made now
+
     def report() -> None:
-        if lines := read_metrics(config.metrics):
-            progress(lines[-1]["step"], lines[-1]["steps"])
+        if line := last_line(config.metrics):
+            progress(line["step"], line["steps"])
 
     run_training(config, processes=execution.processes, device=execution.device, log=LOG.info, heartbeat=report)
     lines = read_metrics(config.metrics)
-    tokens = sum(line["tokens"] for line in lines)
-    seconds = sum(line["tokens"] / line["tokens_per_s"] for line in lines)
-    return {"steps": lines[-1]["step"], "tokens": tokens, MADE: {"model_seconds": round(seconds, 3)}}
+    seconds = round(sum(line.get("seconds", 0.0) for line in lines), 3)
+    made = {"model_seconds": seconds, "hardware": hardware(execution.device, execution.processes)}
+    return {**learnt(lines), MADE: made}
+
+
+def _fused_shards(run: Run, shards: tuple[Record, ...]) -> tuple[FusedShard, ...]:
+    """Return the fused shards to learn from, each held against the text it was made from."""
+    found = []
+    for shard in shards:
+        path = verified_path(run.store, shard).resolve()
+        if run.recipe.fuse.granularity != "block":  # a packed block holds several documents and knows no text hash
+            assert shard.shard is not None
+            check_texts(verified_path(run.store, run.prepared(shard.shard)), path)
+        found.append(FusedShard(path=path, checksum=shard.checksum))
+    return tuple(found)
+
+
+def learnt(lines: list[dict[str, Any]]) -> Counts:
+    """Count the steps and the labelled tokens that the model learnt from; steps that were left out, if there are."""
+    kept = [line for line in lines if "skipped" not in line]
+    counts: Counts = {"steps": lines[-1]["step"], "tokens": sum(line["tokens"] for line in kept)}
+    return counts | ({"skipped_steps": len(lines) - len(kept)} if len(kept) < len(lines) else {})
+
+
+def watch_settings(run: Run, described: Work) -> WatchSettings:
+    """Return how a training run is watched, and write the held-out sample that it looks at."""
+    execution = run.recipe.execution
+    folder = run.store.local(described.place)
+    return WatchSettings(
+        peak_tflops=execution.peak_tflops,
+        sample=_held_out_sample(run, folder / f"held-out.{described.key}.json"),
+        evaluate_every_steps=execution.evaluate_every_steps,
+        tensorboard=(folder / f"tensorboard.{described.key}").resolve() if execution.tensorboard else None,
+        wandb=execution.wandb,
+        wandb_run=f"{run.recipe.name}-{described.place.rpartition('/')[2]}",
+    )
+
+
+def _held_out_sample(run: Run, path: Path) -> Path | None:
+    execution = run.recipe.execution
+    if not execution.evaluate_every_steps:
+        return None
+    shards = [verified_path(run.store, run.shards[number]) for number in spread_out(len(run.shards))]
+    longest = run.recipe.train.sequence_length
+    tokens = write_sample(shards, run.target, path, execution.evaluate_tokens, longest)
+    if not tokens:
+        LOG.info("the corpus has no validation split, so there is no held-out text to look at on the way")
+        return None
+    return path.resolve()
+
+
+def hardware(device: str, processes: int) -> str:
+    """Say on what this machine trains."""
+    import torch
+
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    name = torch.cuda.get_device_name(0) if on_gpu else f"CPU, {os.cpu_count()} cores"
+    return f"{processes} × {name}" if on_gpu else name
 
 
 def _remove_checkpoints(run: Run, described: Work) -> None:
@@ -108,34 +173,3 @@ def checkpoints_folder(run: Run, described: Work) -> Path:
 def metrics_file(run: Run, described: Work) -> Path:
     """Return where a training run writes a JSON line per step; it holds times, so it stays beside the result."""
     return run.store.local(described.place) / f"metrics.{described.key}.jsonl"
-
-
-def model_card(run: Run, arm: str, settings: TrainSettings, shards: tuple[Record, ...]) -> str:
-    """Return the model's README: from what it was made, how, and the fingerprints. No dates: it is a result."""
-    target, others = run.target, [s for s in run.teachers.values() if s.label != run.target.label]
-    role = "fused model" if arm == FUSED else "control, trained on the labels alone"
-    lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [logitfuse, knowledge-fusion, distillation]",
-        "---",
-        f"# {run.recipe.name}: {role}",
-        "",
-        f"{target.label} was continued on {run.recipe.corpus.source} with λ = {settings.clm_weight:g} (weight of the "
-        "label's loss; the rest is the loss against the fused predictions of the sources). Made with logitfuse, "
-        "after FuseLLM (Wan et al., ICLR 2024).",
-        "",
-        "| role | model | weights | tokenizer |",
-        "|---|---|---|---|",
-    ]
-    for kind, source in [("target", target), *(("source", source) for source in others)]:
-        prints = (source.home.fingerprint, source.vocabulary.fingerprint)
-        named = source.home.settings.model + (
-            f"@{source.home.settings.revision}" if source.home.settings.revision else ""
-        )
-        lines.append(f"| {kind} | {named} | {' | '.join(f'`{p[:23]}`' for p in prints)} |")
-    recipe = run.recipe.model_dump(mode="json", exclude_defaults=True, exclude={"execution"})
-    lines += ["", "The licences of all of these models apply to this one.", "", "## Recipe", "", "```yaml"]
-    lines += [yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).rstrip(), "```", ""]
-    lines += ["## Data", "", f"{len(shards)} fused shards: {', '.join(s.checksum[7:19] for s in shards[:8])}"]
-    return "\n".join(lines) + (" …\n" if len(shards) > 8 else "\n")

@@ -12,4 +12,4 @@ def renormalise(probs_NK: Tensor, tail_N: Tensor) -> Matched:
     The published code does this; at small k it overstates the likeliest tokens and rules out all others.
     """
     mass_N1 = probs_NK.sum(-1, keepdim=True)
-    return Matched(probs_NK / mass_N1.clamp(min=finfo(probs_NK.dtype).tiny), tail_N * 0)
+    return Matched(probs_NK / mass_N1.clamp(min=finfo(probs_NK.dtype).tiny), tail_N * 0, kept_alone=True)

@@ -5,15 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from logitfuse.kernels.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Against the fused target: its cross-entropy, or that less its own entropy.
-Divergence = Literal["cross_entropy", "kl"]
 
 
 class Matched(NamedTuple):
@@ -22,6 +19,8 @@ class Matched(NamedTuple):
     kept_NK: Tensor  # float32
     rest_N: Tensor  # float32, matched to the student's whole mass outside the support
     in_bfloat16: bool = False  # the masses are bfloat16 numbers, and the published code's entropy of them is one too
+    kept_alone: bool = False  # the kept tokens are the whole distribution: nothing is left for any other
+    adds_up: bool = True  # the masses of a position are a distribution: their sum is 1
 
 
 # A rule gets probs_NK and tail_N, zeros where there is no target. Options are its keyword-only arguments.

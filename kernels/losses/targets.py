@@ -37,20 +37,17 @@ def unserved(positions: int, device: torch.device | str = "cpu") -> SparseTarget
     )
 
 
-def apply_residual(targets: SparseTargets, residual: str) -> tuple[Tensor, Tensor, Matched]:
+def apply_residual(
+    targets: SparseTargets, residual: str, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Matched]:
     """Apply a residual rule by name; return ids_NK (0 at padding), the support mask_NK and the matched masses.
 
-    Unserved positions come back with an empty support and no mass, so that they need no branch later.
+    Unserved positions come back with an empty support and no mass, so that they need no branch later. `dtype`: of the
+    masses.
     """
     support_NK = (targets.probs_NK > 0) & targets.served_N[:, None]
     ids_NK = targets.ids_NK.masked_fill(~support_NK, 0)
-    probs_NK = targets.probs_NK.float().masked_fill(~support_NK, 0)
+    probs_NK = targets.probs_NK.to(dtype).masked_fill(~support_NK, 0)
     # Rounding upstream may leave the mass a hair above 1; a negative remainder would push the student away.
-    tail_N = targets.tail_N.float().clamp(min=0).masked_fill(~targets.served_N, 0)
+    tail_N = targets.tail_N.to(dtype).clamp(min=0).masked_fill(~targets.served_N, 0)
     return ids_NK, support_NK, RESIDUALS.get(residual)(probs_NK, tail_N)
-
-
-def entropy(matched: Matched) -> Tensor:
-    """Return the entropy of the matched masses [N] in nats, the class of all other tokens counted as one."""
-    kept_NK = matched.kept_NK.bfloat16() if matched.in_bfloat16 else matched.kept_NK
-    return -torch.xlogy(kept_NK, kept_NK).float().sum(-1) - torch.xlogy(matched.rest_N, matched.rest_N)

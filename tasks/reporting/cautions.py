@@ -20,6 +20,7 @@ def cautions(facts: dict[str, Any]) -> list[str]:
         *_compared(facts, "target", "the target as it came"),
         *_compared(facts, "control", "the control, which saw the same text without the sources"),
         *_worse_domains(facts),
+        *_left_out(facts),
         *_fusion(facts),
         *_alignment(facts),
         *_few_documents(facts),
@@ -67,6 +68,16 @@ def _worse_domains(facts: dict[str, Any]) -> list[str]:
         ]
         if worse:
             found.append(f"It is worse than {called} on: {', '.join(worse)}.")
+    return found
+
+
+def _left_out(facts: dict[str, Any]) -> list[str]:
+    found = []
+    for arm, told in facts["training"].items():
+        if count := told.get("skipped_steps"):
+            first = told["skipped"][0] if told["skipped"] else None
+            named = f": first step {first['step']}, {first['why']} ({', '.join(first['documents'])})" if first else ""
+            found.append(f"{count} of {told['steps']} training steps of {arm} were left out{named}.")
     return found
 
 

@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
 
 MOST_POINTS = 300
+MOST_SKIPPED = 50  # that are named
 CURVE = ("step", "tokens_seen", "clm_loss", "fusion_loss")
 
 
 def training_facts(run: Run) -> dict[str, dict[str, Any]]:
-    """Return per arm its steps, tokens, settings, loss over the last tenth of the steps, and its curve."""
+    """Return per arm its steps, tokens, settings, loss over the last tenth of the steps, and its curve.
+
+    Also the steps that were left out, and how well it predicted the held-out sample on the way (nats per byte).
+    """
     found = {}
     for unit in run.units("train"):
         record = run.record(unit)
@@ -28,6 +32,14 @@ def training_facts(run: Run) -> dict[str, dict[str, Any]]:
             "clm_loss": last_tenth(lines, "clm_loss"),
             "fusion_loss": last_tenth(lines, "fusion_loss"),
             "tokens_per_s": median([line["tokens_per_s"] for line in lines]),
+            "mfu": median([line["mfu"] for line in lines if line.get("mfu") is not None]),
+            "skipped": [
+                {"step": line["step"], "why": line["skipped"], "documents": line["documents"]}
+                for line in lines
+                if "skipped" in line
+            ][:MOST_SKIPPED],
+            "skipped_steps": record.counts.get("skipped_steps", 0),
+            "held_out": [{"step": line["step"], **line["held_out"]} for line in lines if "held_out" in line],
             "curve": thinned(lines),
         }
     return found

@@ -1,6 +1,6 @@
-"""Sequences as tensors: padded on the right, every document in a row of its own."""
+"""Sequences as tensors: each padded on the right in a row of its own, or one after another in one row."""
 
-# legend: B sequences, T positions of the longest, N = B·T, K kept tokens
+# legend: B sequences, T positions of the longest, N = B·T, K kept tokens, D sequences, S sources
 
 from __future__ import annotations
 
@@ -29,27 +29,46 @@ class Batch(NamedTuple):
     labels_BT: Tensor  # int64, -100 at padding
     targets: SparseTargets  # of the N positions, row after row
     documents: tuple[str, ...]
+    scores_DS: Tensor  # float32, of each source on each sequence, NaN where it has none
+    lengths: tuple[int, ...] | None = None  # of the texts where they are packed in one row (B = 1, T = N)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         targets = SparseTargets(*(column.to(device, non_blocking=True) for column in self.targets))
         inputs_BT, mask_BT, labels_BT = (t.to(device, non_blocking=True) for t in self[:3])
-        return Batch(inputs_BT, mask_BT, labels_BT, targets, self.documents)
+        scores_DS = self.scores_DS.to(device, non_blocking=True)
+        return Batch(inputs_BT, mask_BT, labels_BT, targets, self.documents, scores_DS, self.lengths)
 
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """Pad sequences to the longest. Nothing at all becomes one unlabelled token, so that a pass can still be made."""
+def collate(examples: Sequence[Example], *, packed: bool = False) -> Batch:
+    """Put sequences into one row, or pad them to the longest. Nothing at all becomes one unlabelled token, so that a
+    pass can still be made.
+    """
     if not examples:
-        empty = np.zeros(1, np.int32)
-        blank = Example(
-            "", empty, empty + NO_LABEL, empty, empty.astype(np.float32), empty[:0], np.zeros(0, np.float32)
-        )
-        return collate([blank])._replace(documents=())
-    inputs_BT = _padded([e.inputs for e in examples], 0)
-    labels_BT = _padded([e.labels for e in examples], NO_LABEL)
-    mask_BT = _padded([np.ones_like(e.inputs) for e in examples], 0)
-    documents = tuple(e.doc_id for e in examples)
-    return Batch(_int64(inputs_BT), _int64(mask_BT), _int64(labels_BT), _targets(examples), documents)
+        empty, none = np.zeros(1, np.int32), np.zeros(1, np.float32)
+        no_score = np.full(1, np.nan, np.float32)
+        blank = Example("", empty, empty + NO_LABEL, empty, none, empty[:0], none[:0], no_score)
+        return collate([blank], packed=packed)._replace(documents=())
+    rows = _in_one_row if packed else _padded
+    inputs_BT = rows([e.inputs for e in examples], 0)
+    labels_BT = rows([e.labels for e in examples], NO_LABEL)
+    mask_BT = rows([np.ones_like(e.inputs) for e in examples], 0)
+    counts_N, mass_N = (
+        rows(values, 0).reshape(-1) for values in ([e.counts for e in examples], [e.mass for e in examples])
+    )
+    return Batch(
+        _int64(inputs_BT),
+        _int64(mask_BT),
+        _int64(labels_BT),
+        _targets(examples, counts_N, mass_N),
+        tuple(e.doc_id for e in examples),
+        torch.from_numpy(np.stack([e.scores for e in examples])),
+        tuple(len(e.inputs) for e in examples) if packed else None,
+    )
+
+
+def _in_one_row(rows: Sequence[NDArray], padding: int) -> NDArray:
+    return np.concatenate(rows)[None]
 
 
 def _int64(values: NDArray[np.int32]) -> Tensor:
@@ -63,9 +82,7 @@ def _padded(rows: Sequence[NDArray], padding: int) -> NDArray:
     return padded
 
 
-def _targets(examples: Sequence[Example]) -> SparseTargets:
-    counts_N = _padded([e.counts for e in examples], 0).reshape(-1)
-    mass_N = _padded([e.mass for e in examples], 0).reshape(-1)
+def _targets(examples: Sequence[Example], counts_N: NDArray[np.int32], mass_N: NDArray[np.float32]) -> SparseTargets:
     # Entries of all sequences follow one another, as the positions they belong to do: one mask places them all.
     kept_NK = np.arange(max(1, counts_N.max()))[None, :] < counts_N[:, None]
     ids_NK = np.zeros(kept_NK.shape, dtype=np.int64)

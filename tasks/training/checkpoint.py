@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from logitfuse.storage.atomic import SCRATCH_PREFIX, replacing_folder
 from logitfuse.storage.checksums import checksum_file
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.training.tensors import (
+    TensorFile,
     load_model_tensors,
     load_optimizer_tensors,
     model_tensors,
@@ -38,6 +39,7 @@ class Checkpoint:
 
     folder: Path
     step: int  # steps that were done
+    processes: int  # that trained it
 
 
 def save_checkpoint(
@@ -49,7 +51,8 @@ def save_checkpoint(
     keep: int,
     writes: bool = True,
 ) -> None:
-    """Save `checkpoint-{step:08d}/` and remove all but the newest `keep`; `state` has at least `step` and `key`.
+    """Save `checkpoint-{step:08d}/` and remove all but the newest `keep`; `state` has at least `step`,
+    `key` and `processes`.
 
     Every process calls this; the one that `writes` also writes.
     """
@@ -83,14 +86,14 @@ def latest_checkpoint(folder: Path, key: str, warn: Callable[[str], None]) -> Ch
                 "Give this run a folder of its own, or remove that one."
             )
         else:
-            return Checkpoint(candidate, state["step"])
+            return Checkpoint(candidate, state["step"], state["processes"])
     return None
 
 
 def load_checkpoint(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights and optimiser back as they were."""
-    load_model_tensors(model, load_file(checkpoint.folder / MODEL_FILE))
-    load_optimizer_tensors(model, optimizer, load_file(checkpoint.folder / OPTIMIZER_FILE), checkpoint.step)
+    """Put weights and optimiser back as they were, spread over as many processes as there are now."""
+    load_model_tensors(model, TensorFile(checkpoint.folder / MODEL_FILE))
+    load_optimizer_tensors(model, optimizer, TensorFile(checkpoint.folder / OPTIMIZER_FILE), checkpoint.step)
 
 
 def remove_scratch(folder: Path) -> None:
@@ -117,6 +120,6 @@ def _read_state(folder: Path) -> tuple[dict[str, Any] | None, str]:
         for name in (MODEL_FILE, OPTIMIZER_FILE):
             if _described(folder / name) != state["files"][name]:
                 return None, f"{name} is not as it was written"
-        return {"step": int(state["step"]), "key": str(state["key"])}, ""
+        return {name: kind(state[name]) for name, kind in (("step", int), ("key", str), ("processes", int))}, ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         return None, f"{STATE_FILE} or a file it names cannot be read ({type(error).__name__}: {error})"

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from logitfuse.storage.settings import Settings
 from logitfuse.tasks.training.settings import TrainSettings
+from logitfuse.tasks.training.watch_settings import WatchSettings
 
 
 class FusedShard(Settings):
@@ -32,6 +33,22 @@ class WorkerConfig(Settings):
         200, ge=1, title="Checkpoint every", description="Steps from one checkpoint to the next."
     )
     keep_checkpoints: int = Field(2, ge=1, title="Keep checkpoints", description="Newest checkpoints that are kept.")
+    base_model: str = Field(
+        "", title="Base model", description="What a LoRA adapter says it belongs to: the target as users know it."
+    )
+    checkpoint_at_end: bool = Field(
+        False,
+        title="Checkpoint at the end",
+        description="Also save the last step, so that stage train publishes a model that was trained by hand.",
+    )
+    peer_timeout_seconds: int = Field(
+        1800,
+        ge=1,
+        title="Patience",
+        description="Seconds that a process waits for a silent one, for example while process 0 writes a checkpoint. "
+        "One that died is noticed at once, unless its whole machine or network is gone.",
+    )
+    watch: WatchSettings = Field(WatchSettings(), title="Watch", description="How the run is watched.")
     sharded: bool = Field(
         False, title="Sharded", description="Spread weights and optimiser over the processes (FSDP2) instead of DDP."
     )

@@ -11,16 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from logitfuse.kernels.positions import NO_LABEL
 from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMismatch
+from logitfuse.tasks.training.fused_file import COLUMNS, INDEXED, PER_ENTRY, PER_POSITION, digest, opened
 
 TRAIN_SPLIT = "train"
-PER_POSITION = ("labels", "counts", "mass")
-PER_ENTRY = ("ids", "logprobs")
-COLUMNS = ["doc_id", "inputs", *PER_POSITION, *PER_ENTRY]
 CACHED_POOLS = 1.25  # row groups kept in memory, in shuffle pools: a step may reach into the next one
 
 
@@ -34,6 +31,7 @@ class Example(NamedTuple):
     mass: NDArray[np.float32]  # [T] Σ of the kept probabilities
     ids: NDArray[np.int32]  # [counts.sum()] best first
     logprobs: NDArray[np.float32]
+    scores: NDArray[np.float32]  # [S] of each source on the document or block, NaN where it has none
 
 
 class FusedRows:
@@ -44,12 +42,15 @@ class FusedRows:
     ) -> None:
         """Read the lengths of all rows. `vocabulary` is the head's width; `cached_rows` bounds what stays in memory.
 
-        Raises `BadInput` if no row is for training.
+        Raises `BadInput` if no row is for training, `ShardMismatch` for a file that is no fused shard or whose rows
+        were given before.
         """
         self._vocabulary = vocabulary
         self._cached_rows = int(cached_rows * CACHED_POOLS)
         self._cache: OrderedDict[int, _RowGroup] = OrderedDict()
         self._places: list[tuple[Path, int]] = []  # file and number in it of each row group
+        self._digests: list[bytes] = []  # what was found in each row group
+        self._files: dict[bytes, Path] = {}  # where it was found
         indexed = [self._index(path, sequence_length) for path in shards]
         self._windows_W4 = np.concatenate([np.empty((0, 4), np.int32), *indexed])  # row group, row, start, length
         if not len(self._windows_W4):
@@ -79,11 +80,16 @@ class FusedRows:
     def _index(self, path: Path, sequence_length: int) -> NDArray[np.int32]:
         """Return the windows [W, 4] of one shard."""
         parts = [np.empty((0, 4), np.int32)]
-        with pq.ParquetFile(path) as file:
+        with opened(path) as file:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=["inputs", "split"])
+                table = file.read_row_group(group, columns=INDEXED)
+                found = digest(file, group, table)
+                if found in self._files:
+                    raise ShardMismatch(f"{path} holds rows of {self._files[found]} once more. Give each shard once.")
                 parts.append(_windows(table, len(self._places), sequence_length))
                 self._places.append((path, group))
+                self._digests.append(found)
+                self._files[found] = path
         return np.concatenate(parts)
 
     def _row_group(self, number: int) -> _RowGroup:
@@ -91,9 +97,17 @@ class FusedRows:
             self._cache.move_to_end(number)
             return self._cache[number]
         path, group = self._places[number]
-        with pq.ParquetFile(path) as file:
-            table = file.read_row_group(group, columns=COLUMNS)
+        with opened(path) as file:
+            table = file.read_row_group(group, columns=COLUMNS) if group < file.num_row_groups else None
+            if table is None or digest(file, group, table) != self._digests[number]:
+                raise ShardMismatch(
+                    f"{path}: row group {group} does not hold the documents, texts and sizes it held when training "
+                    "began. The file was replaced; start training again, on the shards that are there now."
+                )
         loaded = _load(table, f"{path}, row group {group}", self._vocabulary)
+        sources = loaded.scores_RS.shape[1]
+        if next((g.scores_RS.shape[1] for g in self._cache.values()), sources) != sources:
+            raise ShardMismatch(f"{path}: its rows were fused from {sources} sources, others from more or fewer.")
         while self._cache and sum(g.rows for g in self._cache.values()) + loaded.rows > self._cached_rows:
             self._cache.popitem(last=False)
         self._cache[number] = loaded
@@ -108,6 +122,7 @@ class _RowGroup:
     row_starts: NDArray[np.int64]  # [R+1] first position of each row
     entry_starts: NDArray[np.int64]  # [P+1] first entry of each position
     flat: dict[str, NDArray]
+    scores_RS: NDArray[np.float32]
 
     @property
     def rows(self) -> int:
@@ -117,11 +132,9 @@ class _RowGroup:
         first = int(self.row_starts[row]) + start
         positions = slice(first, first + length)
         entries = slice(int(self.entry_starts[first]), int(self.entry_starts[first + length]))
-        return Example(
-            self.doc_ids[row].as_py(),
-            *(self.flat[name][positions] for name in ("inputs", "labels", "counts", "mass")),
-            *(self.flat[name][entries] for name in PER_ENTRY),
-        )
+        inputs, labels, counts, mass = (self.flat[name][positions] for name in ("inputs", *PER_POSITION))
+        ids, logprobs = (self.flat[name][entries] for name in PER_ENTRY)
+        return Example(self.doc_ids[row].as_py(), inputs, labels, counts, mass, ids, logprobs, self.scores_RS[row])
 
 
 def _windows(table: pa.Table, number: int, sequence_length: int) -> NDArray[np.int32]:
@@ -138,7 +151,7 @@ def _windows(table: pa.Table, number: int, sequence_length: int) -> NDArray[np.i
 def _load(table: pa.Table, where: str, vocabulary: int) -> _RowGroup:
     """Turn a table into flat arrays after checking that its lists belong together and its ids to the model."""
     flat, starts = {}, {}
-    for name in COLUMNS[1:]:
+    for name in ("inputs", *PER_POSITION, *PER_ENTRY):
         column = table[name].combine_chunks()
         flat[name] = column.flatten().to_numpy(zero_copy_only=False)
         starts[name] = np.concatenate([[0], np.cumsum(pc.list_value_length(column).to_numpy())]).astype(np.int64)
@@ -155,4 +168,8 @@ def _load(table: pa.Table, where: str, vocabulary: int) -> _RowGroup:
                 f"{where}: column {name!r} holds token {values.max()} (least {values.min()}), but the model "
                 f"predicts {vocabulary} tokens. The shard was made for another target; redo stage 'fuse' for this one."
             )
-    return _RowGroup(table["doc_id"], rows, entry_starts, flat)
+    scores = table["scores"].combine_chunks()
+    if len(set(pc.list_value_length(scores).to_pylist())) > 1:
+        raise ShardCorrupt(f"{where}: its rows do not have scores of the same sources. Redo stage 'fuse'.")
+    scores_RS = scores.flatten().to_numpy(zero_copy_only=False).reshape(len(scores), -1)
+    return _RowGroup(table["doc_id"], rows, entry_starts, flat, scores_RS)

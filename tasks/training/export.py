@@ -6,12 +6,16 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from logitfuse.storage.atomic import replacing_folder
+from logitfuse.tasks.training.config import WorkerConfig
+from logitfuse.tasks.training.loading import load_base
+from logitfuse.tasks.training.lora import merged, write_adapter
 from logitfuse.tasks.training.tensors import model_tensors
 
 COPIED_FILES = (
@@ -31,6 +35,25 @@ COPIED_FILES = (
 )
 
 
+ADAPTER_FOLDER = "adapter"
+
+
+def export_trained(config: WorkerConfig, model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    """Write what a run has trained; `weights` are all that it can change, whole.
+
+    After LoRA the folder holds the merged weights, which need no peft, and beside them `adapter/`.
+    """
+    dtype = original_dtype(config.model)
+    if config.settings.lora is None:
+        export_model(model, config.model, config.out, config.card, weights=weights, dtype=dtype)
+        return
+    with TemporaryDirectory() as scratch:
+        adapter = Path(scratch) / ADAPTER_FOLDER
+        write_adapter(model, weights, adapter, config.base_model or str(config.model))
+        whole = merged(load_base(config.model), adapter)
+        export_model(whole, config.model, config.out, config.card, dtype=dtype, adapter=adapter)
+
+
 def export_model(
     model: PreTrainedModel,
     tokenizer_folder: Path,
@@ -39,15 +62,16 @@ def export_model(
     *,
     weights: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    adapter: Path | None = None,
 ) -> None:
     """Write weights (safetensors), configuration, tokenizer and model card; the folder is there whole or not at all.
 
     `weights` replace the model's own (for one whose parts lie in several processes); a tied tensor stands once.
     `dtype` is what the weights are stored in, by default the model's own. The tokenizer's files are copied byte
-    by byte: loading and saving a tokenizer can change it.
+    by byte: loading and saving a tokenizer can change it. `adapter` is a folder that is copied to `adapter/`.
     """
     dtype = dtype or model.dtype
-    weights = dict(model_tensors(model)) if weights is None else weights
+    weights = dict(model_tensors(model, frozen=True)) if weights is None else weights
     stored = {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights.items()}
     with replacing_folder(out_folder) as scratch:
         _save(model, scratch, stored)
@@ -55,6 +79,8 @@ def export_model(
         for name in COPIED_FILES:
             if (tokenizer_folder / name).is_file():
                 shutil.copyfile(tokenizer_folder / name, scratch / name)
+        if adapter:
+            shutil.copytree(adapter, scratch / ADAPTER_FOLDER)
         (scratch / "README.md").write_text(card)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +12,6 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,28 +21,17 @@ from logitfuse.storage.atomic import replacing
 from logitfuse.storage.errors import BadInput, WorkFailed
 from logitfuse.tasks.training.children import RUN_MARK, end_processes
 from logitfuse.tasks.training.config import WorkerConfig
+from logitfuse.tasks.training.hosts import Hosts, interface_towards
 from logitfuse.tasks.training.parent import PARENT, identity
-from logitfuse.tasks.training.worker import ERROR_MARK
+from logitfuse.tasks.training.worker import ERROR_MARK, LESS_MEMORY, PEER_MARK, STOP_MARK
 
 WORKER = "logitfuse.tasks.training.worker"
 HEARTBEAT_SECONDS = 1.0
 GRACE_SECONDS = 60.0  # to save a checkpoint after being asked to stop
-LAST_LINES = 30
+LAST_LINES = 60
+NOBODY_CAME = "DistNetworkError", "DistStoreError", "clients joined"  # of torch's rendezvous
 
 Device = Literal["auto", "cpu", "cuda"]
-
-
-@dataclass(frozen=True)
-class Hosts:
-    """One training run over several machines: each of them calls `run_training` with its own rank.
-
-    They share a file system: all read the shards and checkpoints, rank 0 writes checkpoints, metrics and the model.
-    """
-
-    count: int
-    rank: int
-    address: str  # of rank 0
-    port: int
 
 
 def run_training(
@@ -61,18 +50,23 @@ def run_training(
     function is left, all child processes are gone afterwards: first they are asked to stop, which saves a
     checkpoint, after `grace_seconds` they are killed. They also die when this process dies. Raises `WorkFailed`
     with what they said last.
+
+    Of several `hosts` each calls this; when one of them fails or is stopped, so do the others.
     """
+    _refuse_what_is_missing(config)
     folder = config.metrics.parent
+    of_host = f"-{hosts.rank}" if hosts else ""  # several hosts write into one shared folder
     on_cpu = device == "cpu" or not _has_gpu(device)
-    written = folder / "worker.json"
+    written = folder / f"worker{of_host}.json"
+    accelerate = folder / f"accelerate{of_host}.yaml"
     with replacing(written) as scratch:
         scratch.write_text(config.model_dump_json(indent=1))
-    with replacing(folder / "accelerate.yaml") as scratch:
+    with replacing(accelerate) as scratch:
         scratch.write_text(yaml.safe_dump(accelerate_settings(processes, on_cpu, hosts)))
     mark = uuid.uuid4().hex
     child = subprocess.Popen(
-        launch_command(folder / "accelerate.yaml", written, processes, on_cpu, hosts),
-        env={**os.environ, **_environment(processes, on_cpu, mark)},
+        launch_command(accelerate, written, processes, on_cpu, hosts, config.peer_timeout_seconds),
+        env={**_network(hosts), **os.environ, **_environment(processes, on_cpu, mark)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -93,13 +87,19 @@ def run_training(
         raise WorkFailed(_failure(code, said))
 
 
-def launch_command(accelerate: Path, config: Path, processes: int, on_cpu: bool, hosts: Hosts | None) -> list[str]:
-    """Return the command that starts this machine's training processes."""
+def launch_command(
+    accelerate: Path, config: Path, processes: int, on_cpu: bool, hosts: Hosts | None, patience: int = 600
+) -> list[str]:
+    """Return the command that starts this machine's training processes.
+
+    `patience`: seconds to wait for the other hosts to be started.
+    """
     if on_cpu and (processes > 1 or hosts):
         # `accelerate launch` starts several processes on CPUs only through MPI.
         where = (
             ["--nnodes", str(hosts.count), "--node-rank", str(hosts.rank)]
             + ["--master-addr", hosts.address, "--master-port", str(hosts.port)]
+            + ["--rdzv-conf", f"timeout={patience}"]
             if hosts
             else ["--standalone"]
         )
@@ -107,6 +107,7 @@ def launch_command(accelerate: Path, config: Path, processes: int, on_cpu: bool,
     else:
         launcher = ["accelerate.commands.launch", "--config_file", str(accelerate)]
         launcher += ["--num_cpu_threads_per_process", str(_threads(processes))]
+        launcher += ["--rdzv_conf", f"timeout={patience}"] if hosts else []
     return [sys.executable, "-m", *launcher, "-m", WORKER, str(config)]
 
 
@@ -132,6 +133,12 @@ def accelerate_settings(processes: int, on_cpu: bool, hosts: Hosts | None) -> di
     }
 
 
+def _refuse_what_is_missing(config: WorkerConfig) -> None:
+    from logitfuse.tasks.training.loading import refuse_what_is_missing  # loads transformers
+
+    refuse_what_is_missing(config.settings)
+
+
 def _has_gpu(device: Device) -> bool:
     import torch
 
@@ -154,6 +161,12 @@ def _environment(processes: int, on_cpu: bool, mark: str) -> dict[str, str]:
         PARENT: identity(os.getpid()),
         RUN_MARK: mark,
     }
+
+
+def _network(hosts: Hosts | None) -> dict[str, str]:
+    """Return what gloo has to know of the network; a user's own setting of it goes first."""
+    interface = interface_towards(hosts) if hosts else None
+    return {"GLOO_SOCKET_IFNAME": interface} if interface else {}
 
 
 def _lines(child: subprocess.Popen[str], heartbeat: Callable[[], None] | None) -> Iterator[str]:
@@ -183,11 +196,17 @@ def _read(child: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) ->
 
 def _failure(code: int, said: deque[str]) -> str:
     told = [line.partition(ERROR_MARK)[2] for line in said if ERROR_MARK in line]
-    if told:
-        return "training failed: " + "\n".join(dict.fromkeys(told))
+    lost = [line.partition(PEER_MARK)[2] for line in said if PEER_MARK in line]
+    stopped = [line.partition(STOP_MARK)[2] for line in said if STOP_MARK in line]
+    # What went wrong first stands in its own words; that others then lost it says nothing more.
+    for prefix, lines in (("training failed: ", told), ("training was stopped: ", stopped), ("", lost)):
+        if lines:
+            return prefix + "\n".join(dict.fromkeys(lines))
     hint = ""
-    if any("SIGKILL" in line or "Signal 9" in line for line in said):
-        hint = "A process was killed from outside, most often because memory ran out: lower train.micro_batch_tokens. "
+    if any("SIGKILL" in line or "Signal 9" in line for line in said) or code == -signal.SIGKILL:
+        hint = f"A process was killed from outside, most often because memory ran out: {LESS_MEMORY}. "
+    elif any(sign in line for line in said for sign in NOBODY_CAME):
+        hint = "The other hosts did not come in time: start all of them, and check execution.hosts.address and port. "
     return f"training failed with exit code {code}. {hint}The next run goes on from the last checkpoint. It said:\n" + (
         "\n".join(said)
     )

@@ -1,12 +1,18 @@
-"""metrics.jsonl: one JSON line for each step, no step twice."""
+"""metrics.jsonl: one JSON line for each step, no step twice. docs/watching.md says what each entry means."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
 from logitfuse.storage.atomic import replacing
+
+TAIL_BYTES = 1 << 16  # more than a line has
+# What may differ from run to run though the steps are the same to the bit.
+MEASURED = frozenset({"tokens_per_s", "seconds", "mfu", "peak_memory_gb", "seconds_left", "time"})
 
 
 class MetricsFile:
@@ -19,9 +25,9 @@ class MetricsFile:
         self._path = path
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one step's numbers."""
+        """Append one step's numbers; what is no finite number, as a step that is left out may have, becomes null."""
         with self._path.open("a") as stream:
-            stream.write(json.dumps(line, allow_nan=False) + "\n")
+            stream.write(json.dumps(_finite(line), allow_nan=False) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -30,3 +36,41 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text().split("\n")
     return [json.loads(line) for line in lines[:-1]]
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """Return the last whole line, None if there is none; reads the end of the file only, as it may be asked often."""
+    if not path.exists():
+        return None
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - TAIL_BYTES))
+        lines = stream.read().split(b"\n")[:-1]
+    return json.loads(lines[-1]) if lines else None
+
+
+def scalars(line: dict[str, Any]) -> dict[str, float]:
+    """Return a line's numbers by the names they have in TensorBoard and W&B."""
+    named = {
+        "loss/all": "loss",
+        "loss/labels": "clm_loss",
+        "loss/fusion": "fusion_loss",
+        "train/fused_share": "served_share",
+        "train/grad_norm": "grad_norm",
+        "train/learning_rate": "learning_rate",
+        "train/lambda": "clm_weight",
+        "train/epoch": "epoch",
+        "speed/tokens_per_s": "tokens_per_s",
+        "speed/mfu": "mfu",
+        "speed/peak_memory_gb": "peak_memory_gb",
+    }
+    found = {shown: line.get(name) for shown, name in named.items()}
+    found |= {f"held_out/{domain}": value for domain, value in line.get("held_out", {}).items()}
+    found["train/skipped"] = float("skipped" in line)
+    return {shown: float(value) for shown, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

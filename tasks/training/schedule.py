@@ -19,7 +19,17 @@ def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
 
 
 def clm_weight(step: int, steps: int, settings: TrainSettings) -> float:
-    """Return λ of step `step` (from 0) of `steps`: constant, or rising to 1 as fusion fades out."""
-    if settings.clm_weight_schedule == "constant":
-        return settings.clm_weight
-    return settings.clm_weight + (1 - settings.clm_weight) * step / max(1, steps)
+    """Return λ of step `step` (from 0) of `steps`.
+
+    constant; to_one, the published decay of fusion, which comes near 1 but not to it; linear and cosine, whose last
+    step has the λ at the end. With `reward` λ is each sequence's own and this is not used.
+    """
+    start, kind = settings.clm_weight, settings.clm_weight_schedule
+    if kind == "to_one":
+        return start + (1 - start) * step / max(1, steps)
+    if kind not in ("linear", "cosine"):
+        return start
+    progress = step / max(1, steps - 1)
+    if kind == "cosine":
+        progress = 0.5 * (1 - math.cos(math.pi * progress))
+    return start + (settings.clm_weight_end - start) * progress

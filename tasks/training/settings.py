@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from logitfuse.kernels.losses.residuals import RESIDUALS, Divergence
+from logitfuse.kernels.losses.backends import Backend
+from logitfuse.kernels.losses.divergences import DIVERGENCES, check_meaning
+from logitfuse.kernels.losses.residuals import RESIDUALS
 from logitfuse.storage.settings import Settings
-from logitfuse.tasks.strategy import strategy_field
+from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class LoraSettings(Settings):
+    """Learn small matrices beside the weights (Hu et al., 2021), not the weights themselves."""
+
+    model_config = {"title": "LoRA"}
+
+    rank: int = Field(16, ge=1, title="Rank", description="Inner width of the two matrices beside each weight.")
+    alpha: float = Field(32.0, gt=0, title="Alpha", description="Their product counts alpha / rank times.")
+    dropout: float = Field(0.0, ge=0, lt=1, title="Dropout", description="Share of a layer's inputs they do not see.")
+    target_modules: tuple[str, ...] = Field(
+        (),
+        title="Target modules",
+        description="Last parts of the names of the layers that get them, such as q_proj; empty for every linear "
+        "layer of the body.",
+    )
 
 
 class TrainSettings(Settings):
@@ -33,16 +51,37 @@ class TrainSettings(Settings):
         "What becomes of the probability the sources left out: 'bucket' makes it one more class, 'renormalise' spreads "
         "it over the kept tokens, 'as_given' matches what is there (targets from raw logits, as published).",
     )
-    clm_weight_schedule: Literal["constant", "to_one"] = Field(
+    clm_weight_schedule: Literal["constant", "to_one", "linear", "cosine", "reward"] = Field(
         "constant",
         title="Schedule of λ",
-        description="constant, or to_one: λ + (1-λ)·step/steps, so that fusion fades out (the published decay).",
+        description="constant; to_one: λ + (1-λ)·step/steps, so that fusion fades out (the published decay); linear, "
+        "cosine: from λ to the λ at the end; reward: 1 - the largest exp(-score) of a sequence's sources, whatever λ.",
     )
-    divergence: Divergence = Field(
+    clm_weight_end: float = Field(
+        1.0, ge=0, le=1, title="λ at the end", description="What linear and cosine schedules of λ come to."
+    )
+    divergence: str = strategy_field(
+        DIVERGENCES,
         "cross_entropy",
-        title="Divergence",
-        description="From the fused targets: cross_entropy, or kl, which takes off the targets' own entropy. The same "
-        "gradient; only the reported loss differs.",
+        "Divergence",
+        "From the fused targets: cross_entropy; kl, which takes off the targets' own entropy and has the same "
+        "gradient; reverse_kl, away from what the targets hold unlikely; jsd, between the two.",
+    )
+    divergence_options: dict[str, Any] = Field(
+        {}, title="Options of the divergence", description="Keyword options of the chosen divergence."
+    )
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        title="Temperature",
+        description="Divides the target model's logits in the fused loss; the label's loss is at 1. The fused targets "
+        "are taken as they stand: fuse.temperature is theirs.",
+    )
+    temperature_squared: bool = Field(
+        False,
+        title="Times temperature²",
+        description="Multiply the fused loss with the temperature's square, so that its gradients keep their size.",
     )
     weighting: Literal["position", "sequence"] = Field(
         "position",
@@ -69,6 +108,25 @@ class TrainSettings(Settings):
     max_grad_norm: float = Field(
         1.0, gt=0, title="Largest gradient", description="Gradients with a larger norm are scaled down to it."
     )
+    spike_factor: float | None = Field(
+        None,
+        gt=1,
+        title="Spike",
+        description="A step whose loss is more than this many times the usual one is bad, as one whose loss or "
+        "gradient is not a finite number always is. Empty: the loss may be what it is.",
+    )
+    spike_window: int = Field(
+        32,
+        ge=2,
+        title="Usual loss",
+        description="It is the median of this many steps before; the first ones never spike.",
+    )
+    on_bad_step: Literal["stop", "skip"] = Field(
+        "stop",
+        title="On a bad step",
+        description="stop: save the state before it and end with its documents. skip: leave its update out, count it, "
+        "and stop after ten in a row. Not in the key: a stopped run goes on from where it is with skip.",
+    )
     epochs: int = Field(1, ge=1, title="Epochs", description="Passes over the training rows.")
     max_steps: int | None = Field(
         None, ge=1, title="Most steps", description="End after this many optimiser steps; empty for all epochs."
@@ -93,8 +151,15 @@ class TrainSettings(Settings):
         8192,
         ge=1,
         title="Tokens at once",
-        description="Padded tokens that one process computes at once; gradients are summed over a step. Lower it "
+        description="Tokens that one process computes at once; gradients are summed over a step. Lower it "
         "when memory is short. It changes rounding, so it is part of what identifies a result.",
+    )
+    batching: Literal["auto", "packed", "padded"] = Field(
+        "auto",
+        title="Batching",
+        description="packed: sequences follow one another in a row of micro_batch_tokens without padding, none sees "
+        "another. padded: sequences of like length. auto: packed where the model is found to keep them apart. It "
+        "changes rounding alone.",
     )
     shuffle_rows: int = Field(
         8192,
@@ -106,11 +171,29 @@ class TrainSettings(Settings):
     loss_chunk: int = Field(
         256, ge=1, title="Loss chunk", description="Positions whose logits exist at once; more is faster on a GPU."
     )
+    loss_backend: Backend = Field(
+        "auto",
+        title="Loss backend",
+        description="What visits the logits: triton on a GPU, numba on a CPU, torch anywhere; auto takes the fastest. "
+        "It changes rounding alone.",
+    )
     dtype: Literal["bf16", "fp32"] = Field(
         "bf16", title="Computes in", description="Matrix products; weights and optimiser are float32 in either case."
     )
     gradient_checkpointing: bool = Field(
         False, title="Gradient checkpointing", description="Recompute activations: less memory, a third more time."
+    )
+    attention: Literal["auto", "sdpa", "flash"] = Field(
+        "auto",
+        title="Attention",
+        description="flash: flash-attn's kernels (a GPU, bf16, and the extra logitfuse[flash]). sdpa: torch's own. "
+        "auto: flash where it can be had and the architecture supports it, else what transformers takes for it.",
+    )
+    lora: LoraSettings | None = Field(
+        None,
+        title="LoRA",
+        description="Train low-rank adapters and keep the weights; empty to train all weights. Adapters want a "
+        "learning rate ten to a hundred times higher.",
     )
     seed: int = Field(42, ge=0, le=2**31 - 1, title="Seed", description="Fixes the order of the rows and dropout.")
 
@@ -120,7 +203,26 @@ class TrainSettings(Settings):
         RESIDUALS.get(name)
         return name
 
+    @field_validator("divergence")
+    @classmethod
+    def _is_a_divergence(cls, name: str) -> str:
+        DIVERGENCES.get(name)
+        return name
+
+    @field_validator("divergence_options")
+    @classmethod
+    def _fit(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return normal_options(DIVERGENCES, info.data.get("divergence"), options)
+
+    @model_validator(mode="after")
+    def _have_a_meaning(self) -> TrainSettings:
+        options = checked_options(DIVERGENCES, self.divergence, self.divergence_options)
+        check_meaning(self.divergence, self.residual, options)
+        return self
+
 
 def control_of(settings: TrainSettings) -> TrainSettings:
     """Return the control's settings: all the same, the labels alone are learnt."""
-    return settings.model_copy(update={"clm_weight": 1.0, "control": False})
+    moving = settings.clm_weight_schedule not in ("constant", "to_one")  # from 1 these two go nowhere
+    schedule = "constant" if moving else settings.clm_weight_schedule
+    return settings.model_copy(update={"clm_weight": 1.0, "clm_weight_schedule": schedule, "control": False})

@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def model_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, whole tensor on the CPU); a tied tensor comes once. Every process must go through it."""
-    for name, tensor in _held(model):
+class TensorFile(Mapping[str, Tensor]):
+    """The tensors of a safetensors file by name, each read when it is asked for: a file may exceed the memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file; it stays open as long as this lives."""
+        self._file = safe_open(path, framework="pt")
+        self._names = frozenset(self._file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def model_tensors(model: nn.Module, *, frozen: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, whole tensor on the CPU) of all that training can change; a tied tensor comes once.
+
+    Where some parameters are frozen, as under LoRA, they and the buffers come only with `frozen`. Every process must
+    go through it.
+    """
+    for name, tensor in _held(model, frozen):
         yield name, _whole(tensor)
 
 
@@ -45,8 +72,11 @@ def load_optimizer_tensors(
         optimizer.state[parameter] = {"step": torch.tensor(float(steps), device=parameter.device), **state}
 
 
-def _held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
+def _held(model: nn.Module, frozen: bool = False) -> Iterator[tuple[str, Tensor]]:
+    frozen = frozen or all(p.requires_grad for p in model.parameters())
+    yield from ((name, p) for name, p in model.named_parameters() if frozen or p.requires_grad)
+    if not frozen:
+        return
     saved = model.state_dict().keys()
     yield from ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
 
@@ -59,4 +89,8 @@ def _whole(tensor: Tensor) -> Tensor:
 def _like(whole: Tensor, held: Tensor) -> Tensor:
     """Return a copy of a whole tensor, laid out as another one is."""
     whole = whole.to(held.device, held.dtype, copy=True)
-    return distribute_tensor(whole, held.device_mesh, held.placements) if isinstance(held, DTensor) else whole
+    if not isinstance(held, DTensor):
+        return whole
+    # Every process has read the same file, so nothing needs to be sent.
+    part = distribute_tensor(whole, held.device_mesh, held.placements, src_data_rank=None)
+    return part.clone()  # a view would keep the whole tensor in memory

@@ -6,6 +6,7 @@ finished steps are in a checkpoint and the same command goes on from there.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -14,7 +15,17 @@ from pathlib import Path
 from logitfuse.tasks.training.parent import die_with_parent
 
 ERROR_MARK = "training error: "
+STOP_MARK = "training stop: "
+PEER_MARK = "training peer: "
 STOPPED = 128 + signal.SIGTERM
+LESS_MEMORY = (
+    "lower train.micro_batch_tokens or train.loss_chunk, set train.gradient_checkpointing or train.lora, or use more "
+    "processes with execution.sharded"
+)
+PEER_IS_LOST = (
+    "another process of this run is gone or does not answer, so this one ends too. If no error stands above, look at "
+    "the other hosts. Start all of them again: they go on from the last checkpoint"
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -30,27 +41,44 @@ def main(arguments: list[str]) -> int:
 
 def _train(config: Path, stop: threading.Event) -> int:
     # Imported late, so that the watch above is already on while torch loads.
-    from torch import OutOfMemoryError
     from transformers.utils import logging
 
     from logitfuse.storage.errors import LogitfuseError
     from logitfuse.tasks.training.config import WorkerConfig
+    from logitfuse.tasks.training.sharding import leave_processes, peer_is_lost
     from logitfuse.tasks.training.trainer import Stopped, Trainer
 
     logging.disable_progress_bar()
     try:
         Trainer(WorkerConfig.model_validate_json(config.read_text()), stop, _say).train()
     except Stopped as reason:
-        _say(str(reason))
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            _say(f"{STOP_MARK}{reason}")
+        leave_processes()
         return STOPPED
     except LogitfuseError as error:
         _say(f"{ERROR_MARK}{error}")
         return 1
-    except OutOfMemoryError as error:
-        _say(f"{ERROR_MARK}the GPU's memory is full: lower train.micro_batch_tokens or train.loss_chunk, or set "
-             f"train.gradient_checkpointing. ({str(error).splitlines()[0]})")  # fmt: skip
+    except (RuntimeError, MemoryError) as error:
+        if where := full_memory(error):
+            _say(f"{ERROR_MARK}{where} memory is full: {LESS_MEMORY}. ({(str(error) or repr(error)).splitlines()[0]})")
+        elif peer_is_lost(error):
+            _say(f"{PEER_MARK}{PEER_IS_LOST}. ({str(error).splitlines()[0]})")
+        else:
+            raise
         return 1
+    leave_processes()
     return 0
+
+
+def full_memory(error: BaseException) -> str | None:
+    """Say whose memory an error is about, `the GPU's` or `this machine's`; None if it is about something else."""
+    from torch import OutOfMemoryError
+
+    if isinstance(error, OutOfMemoryError):
+        return "the GPU's"
+    on_cpu = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error) or "std::bad_alloc" in str(error)
+    return "this machine's" if on_cpu else None
 
 
 def _say(line: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from logitfuse.tasks.training.loading import make_optimizer
-from logitfuse.tasks.training.metrics import read_metrics
+from logitfuse.tasks.training.metrics import MEASURED, read_metrics
 from logitfuse.tasks.training.settings import TrainSettings
 from logitfuse.tasks.training.trainer import Stopped, Trainer
 
@@ -50,7 +50,7 @@ def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 def save(folder, step: int, key: str = "k", keep: int = 2, parts=None) -> tuple[nn.Module, torch.optim.Optimizer]:
     model, optimizer = parts or trained()
-    save_checkpoint(folder, {"step": step, "key": key}, model, optimizer, keep=keep)
+    save_checkpoint(folder, {"step": step, "key": key, "processes": 1}, model, optimizer, keep=keep)
     return model, optimizer
 
 
@@ -59,7 +59,7 @@ def weights(config) -> bytes:
 
 
 def steps_of(config) -> list[dict]:
-    return [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in read_metrics(config.metrics)]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in read_metrics(config.metrics)]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])

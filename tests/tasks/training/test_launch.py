@@ -14,8 +14,8 @@ from torch.testing import assert_close
 
 from logitfuse.storage.errors import WorkFailed
 from logitfuse.tasks.training.children import processes_with
-from logitfuse.tasks.training.launch import Hosts, accelerate_settings, launch_command, run_training
-from logitfuse.tasks.training.metrics import read_metrics
+from logitfuse.tasks.training.launch import run_training
+from logitfuse.tasks.training.metrics import MEASURED, read_metrics
 from logitfuse.tasks.training.parent import PARENT, identity
 from logitfuse.tasks.training.trainer import Trainer
 
@@ -40,7 +40,7 @@ def workers() -> set[int]:
 
 
 def steps_of(config) -> list[dict]:
-    return [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in read_metrics(config.metrics)]
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in read_metrics(config.metrics)]
 
 
 def weights(config) -> bytes:
@@ -151,17 +151,6 @@ def test_two_processes_train_the_same_model(run, sharded):
     assert left.keys() == right.keys()
     for name, tensor in left.items():
         assert_close(tensor, right[name], rtol=0.02, atol=5e-3)
-
-
-def test_several_hosts_share_a_rendezvous():
-    hosts = Hosts(count=2, rank=1, address="10.0.0.1", port=29501)
-    settings = accelerate_settings(4, False, hosts)
-    assert settings["num_processes"] == 8 and settings["machine_rank"] == 1 and settings["num_machines"] == 2
-    assert (settings["main_process_ip"], settings["main_process_port"]) == ("10.0.0.1", 29501)
-    assert settings["distributed_type"] == "MULTI_GPU"
-    command = launch_command(Path("a.yaml"), Path("c.json"), 4, True, hosts)
-    assert command[command.index("--node-rank") :][:2] == ["--node-rank", "1"]
-    assert accelerate_settings(1, False, None)["distributed_type"] == "NO"
 
 
 def test_training_does_not_import_prefect():

@@ -25,7 +25,7 @@ from logitfuse.tasks.training.batch import collate
 from logitfuse.tasks.training.config import FusedShard, WorkerConfig
 from logitfuse.tasks.training.data import FusedRows
 from logitfuse.tasks.training.export import export_model
-from logitfuse.tasks.training.metrics import MetricsFile, read_metrics
+from logitfuse.tasks.training.metrics import MEASURED, MetricsFile, read_metrics
 from logitfuse.tasks.training.objective import Objective
 from logitfuse.tasks.training.schedule import learning_rate
 from logitfuse.tasks.training.settings import TrainSettings, control_of
@@ -87,8 +87,8 @@ def test_a_run_learns_and_exports_a_model_that_generates(run, tiny_model):
     first, last = lines[0], lines[-1]
     assert last["clm_loss"] < 0.7 * first["clm_loss"] and last["fusion_loss"] < 0.8 * first["fusion_loss"]
     assert set(first) == {
-        "step", "steps", "epoch", "loss", "clm_loss", "fusion_loss", "served_share", "grad_norm", "learning_rate",
-        "tokens", "tokens_per_s",
+        "step", "steps", "epoch", "loss", "clm_loss", "fusion_loss", "clm_sum", "fusion_sum", "tokens", "served",
+        "served_share", "grad_norm", "learning_rate", "clm_weight", *MEASURED,
     }  # fmt: skip
     assert 0.5 < first["served_share"] < 1 and last["epoch"] == 7
 
