@@ -17,6 +17,7 @@ from logitfuse.flows.convert import convert
 from logitfuse.flows.push import push
 from logitfuse.flows.show import bars, console, errors, results_table, status_table
 from logitfuse.flows.verify import verify
+from logitfuse.flows.worker_config import worker_config
 from logitfuse.storage.errors import BadInput, LogitfuseError
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ app.command()(verify)
 app.command()(convert)
 app.command()(audit)
 app.command()(push)
+app.command()(worker_config)
 
 
 @app.command()

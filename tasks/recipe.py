@@ -21,6 +21,7 @@ from logitfuse.tasks.encode import EncodeSettings
 from logitfuse.tasks.evaluate import EvaluateSettings
 from logitfuse.tasks.fuse_settings import FuseSettings, check_inputs, check_weights
 from logitfuse.tasks.models.reference import ModelSettings
+from logitfuse.tasks.training.hosts import HostSettings
 from logitfuse.tasks.training.settings import TrainSettings
 from logitfuse.tasks.vocabulary_map import MapSettings
 
@@ -33,7 +34,21 @@ class Execution(Settings):
     folder: str = Field("runs", title="Runs folder", description="Folder that holds a folder per run.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", title="Device", description="Where models compute.")
     workers: int = Field(2, ge=1, title="Workers", description="Shards worked on at once in the data stages.")
-    processes: int = Field(1, ge=1, title="Training processes", description="Processes that train, one per GPU.")
+    processes: int = Field(
+        1, ge=1, title="Training processes", description="Processes that train, one per GPU; on each host that many."
+    )
+    hosts: HostSettings = Field(
+        HostSettings(),
+        title="Training hosts",
+        description="Several machines that train one model; all of them run stage train on one shared folder.",
+    )
+    peer_timeout_seconds: int = Field(
+        1800,
+        ge=1,
+        title="Patience",
+        description="Seconds that training processes wait for a silent one, and hosts for one another at the start. "
+        "It must be more than writing a checkpoint takes.",
+    )
     checkpoint_every_steps: int = Field(
         200, ge=1, title="Checkpoint every", description="Training steps from one checkpoint to the next."
     )

@@ -14,6 +14,7 @@ from logitfuse.tasks.model_card import CONTROL, model_card
 from logitfuse.tasks.training.config import FusedShard, WorkerConfig
 from logitfuse.tasks.training.fused_file import check_texts
 from logitfuse.tasks.training.held_out_sample import spread_out, write_sample
+from logitfuse.tasks.training.hosts import hosts_of
 from logitfuse.tasks.training.launch import run_training
 from logitfuse.tasks.training.metrics import last_line, read_metrics
 from logitfuse.tasks.training.settings import TrainSettings, control_of
@@ -73,23 +74,9 @@ def work(run: Run, unit: Unit) -> Work:
 
 
 def _train(run: Run, described: Work, shards: tuple[Record, ...], card: str, path: Path, progress: Progress) -> Counts:
-    assert isinstance(described.settings, TrainSettings)
     run.unload()  # the last source's weights would take the memory that training needs
     execution = run.recipe.execution
-    config = WorkerConfig(
-        settings=described.settings.model_copy(update={"on_bad_step": run.recipe.train.on_bad_step}),
-        model=run.target.home.folder.resolve(),
-        shards=_fused_shards(run, shards),
-        out=path.resolve(),
-        checkpoints=checkpoints_folder(run, described).resolve(),
-        metrics=metrics_file(run, described).resolve(),
-        card=card,
-        key=described.key,
-        checkpoint_every_steps=execution.checkpoint_every_steps,
-        keep_checkpoints=execution.keep_checkpoints,
-        sharded=execution.sharded,
-        watch=watch_settings(run, described),
-    )
+    config = worker_config(run, described, shards, card, path)
 
     if not last_line(config.metrics):
         progress(0, 0)  # nothing stands: the first steps count as made now
@@ -98,11 +85,40 @@ def _train(run: Run, described: Work, shards: tuple[Record, ...], card: str, pat
         if line := last_line(config.metrics):
             progress(line["step"], line["steps"])
 
-    run_training(config, processes=execution.processes, device=execution.device, log=LOG.info, heartbeat=report)
+    run_training(
+        config,
+        processes=execution.processes,
+        device=execution.device,
+        hosts=hosts_of(execution.hosts),
+        log=LOG.info,
+        heartbeat=report,
+    )
     lines = read_metrics(config.metrics)
     seconds = round(sum(line.get("seconds", 0.0) for line in lines), 3)
     made = {"model_seconds": seconds, "hardware": hardware(execution.device, execution.processes)}
     return {**learnt(lines), MADE: made}
+
+
+def worker_config(run: Run, described: Work, shards: tuple[Record, ...], card: str, out: Path) -> WorkerConfig:
+    """Return what the training processes of one arm are told, on whatever host they run."""
+    assert isinstance(described.settings, TrainSettings)
+    execution = run.recipe.execution
+    return WorkerConfig(
+        settings=described.settings.model_copy(update={"on_bad_step": run.recipe.train.on_bad_step}),
+        model=run.target.home.folder.resolve(),
+        shards=_fused_shards(run, shards),
+        out=out.resolve(),
+        checkpoints=checkpoints_folder(run, described).resolve(),
+        metrics=metrics_file(run, described).resolve(),
+        card=card,
+        base_model=run.target.home.settings.model,
+        key=described.key,
+        peer_timeout_seconds=execution.peer_timeout_seconds,
+        checkpoint_every_steps=execution.checkpoint_every_steps,
+        keep_checkpoints=execution.keep_checkpoints,
+        sharded=execution.sharded,
+        watch=watch_settings(run, described),
+    )
 
 
 def _fused_shards(run: Run, shards: tuple[Record, ...]) -> tuple[FusedShard, ...]:
