@@ -89,6 +89,7 @@ def test_a_converted_shard_is_the_one_that_would_have_been_captured(content: dic
     assert made.made["converted_from"] == given.key and made.counts == given.counts
 
 
+@pytest.mark.slow
 def test_later_stages_go_on_from_either_form(content: dict[str, Any]) -> None:
     states(content, "compact", remove=True)
     assert not captured(content, "plain")

@@ -249,6 +249,7 @@ def test_another_precision(content: Content) -> None:
     assert "another precision or start token" in advice(found, "my.yaml")
 
 
+@pytest.mark.slow
 def test_another_start_token(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
     passed_off(made(with_source(content, start="none")), content)
     found = audited(content)
@@ -265,6 +266,7 @@ def test_another_start_token(content: Content, monkeypatch: pytest.MonkeyPatch) 
     assert any("log-probabilities of kept tokens differ" in reason for reason in found.reasons)
 
 
+@pytest.mark.slow
 def test_other_weights(content: Content, models: Path, tmp_path: Path) -> None:
     folder = tmp_path / "others" / MPT
     shutil.copytree(paper_models.tiny_mpt(models), folder)

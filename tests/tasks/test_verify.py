@@ -619,6 +619,7 @@ def test_a_damaged_list_of_shards_hides_what_depends_on_it(content: dict[str, An
     assert found[0].stale is None and found[1].stale is None and found[1].missing == 1
 
 
+@pytest.mark.slow
 def test_packed_blocks(published: dict[str, Any], tmp_path: Path) -> None:
     def edit(rows: list[Row]) -> None:
         swap("inputs", 3, 4)(rows[0])

@@ -21,7 +21,8 @@ def trained(config, processes: int) -> tuple[list[float], dict[str, torch.Tensor
     return [line["loss"] for line in read_metrics(config.metrics)], load_file(config.out / "model.safetensors"), said
 
 
-@pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
 def test_packed_in_two_processes_is_padded_in_one(run, sharded):
     padded, weights, said = trained(run("padded", batching="padded", **STEPS), 1)
     assert any("padded, as set" in line for line in said)

@@ -293,7 +293,8 @@ def test_wandb_itself_offline(run, monkeypatch, tmp_path):
     assert len(kept) == 1 and kept[0].stat().st_size > 500
 
 
-@pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
 def test_several_processes_look_together_and_train_the_same(run, sample, sharded):
     settings = {"max_steps": 5, "micro_batch_tokens": 24, "every": 2}
     alone = watched(run("alone", **settings), sample=sample, evaluate_every_steps=2)

@@ -158,6 +158,7 @@ def test_a_planted_document_spikes(run, shard_writer, tmp_path):
     assert not [line for line in told(calm) if "skipped" in line]
 
 
+@pytest.mark.slow
 def test_spikes_are_left_out_the_same_after_a_resume(run, shard_writer, tmp_path):
     whole, broken = (
         with_foreign_documents(run(name, every=5, on_bad_step="skip", **SPIKY), shard_writer, tmp_path)
@@ -177,7 +178,8 @@ def test_spikes_are_left_out_the_same_after_a_resume(run, shard_writer, tmp_path
 SOON = {"on_bad_step": "skip", "max_steps": 30, "spike_factor": 1.1, "spike_window": 6}
 
 
-@pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
 def test_two_processes_leave_out_the_same_steps_as_one(run, shard_writer, tmp_path, sharded):
     alone, together = (
         with_foreign_documents(run(name, **{**SPIKY, **SOON}), shard_writer, tmp_path) for name in ("alone", "together")
