@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 test: setup check  ## run the tests (lint and types first)
-	$(BIN)/python -m pytest -m "not server and not install and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not server and not install and not slow"
 
 check: setup  ## ruff and mypy
 	$(BIN)/ruff check .
