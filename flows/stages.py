@@ -73,6 +73,19 @@ def check_flow(recipe: Recipe, source: str | None = None, redo: bool = False) ->
     return run_stage("check", recipe, source, redo=redo)
 
 
+@flow(name="adapt", flow_run_name="adapt-{recipe.name}")
+@saying_how_it_ended
+def adapt_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
+    """Continue models on the training text by plain language modelling, where the recipe says so, before they are used.
+
+    Args:
+        recipe: Everything that defines the run.
+        source: Only this model, by its short name.
+        redo: Make again what is there already.
+    """
+    return run_stage("adapt", recipe, source, redo=redo)
+
+
 @flow(name="capture", flow_run_name="capture-{recipe.name}")
 @saying_how_it_ended
 def capture_flow(recipe: Recipe, source: str | None = None, shards: str | None = None, redo: bool = False) -> str:
@@ -185,6 +198,7 @@ STAGE_FLOWS: dict[str, Flow[..., Any]] = {
     "prepare": prepare_flow,
     "encode": encode_flow,
     "check": check_flow,
+    "adapt": adapt_flow,
     "capture": capture_flow,
     "map": map_flow,
     "align": align_flow,

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from logitfuse.flows.repeating import repeating
 from logitfuse.tasks.train import LOG, metrics_file
+from logitfuse.tasks.train_hosts import TRAINING
 from logitfuse.tasks.training.metrics import last_line, read_metrics
 from logitfuse.tasks.training.report import held_out_line, progress_line
 from logitfuse.tasks.unit import Unit
@@ -30,7 +31,7 @@ def training_shown(run: Run, unit: Unit, say: Say, warn: Say) -> Iterator[None]:
 
     Called by the unit's task, to which the plot then belongs.
     """
-    if unit.stage != "train":
+    if unit.stage not in TRAINING:
         yield
         return
     from logitfuse.flows.artifacts import artifact_key

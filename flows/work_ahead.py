@@ -20,6 +20,7 @@ MEASURES = {
     "prepare": Measure("documents"),
     "encode": Measure("bytes", read=("prepare", "bytes")),
     "check": Measure("models", whole=True),
+    "adapt": Measure("steps", resumes=True),
     "capture": Measure("tokens", read=("encode", "tokens")),  # the source's own
     "map": Measure("vocabularies", whole=True),
     "align": Measure("tokens", read=("encode", "tokens")),  # the target's, as in fuse

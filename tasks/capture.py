@@ -34,7 +34,7 @@ def units(run: Run) -> list[Unit]:
 
 def work(run: Run, unit: Unit) -> Work:
     """Describe the capture of one shard by one source."""
-    source = run.teachers[unit.needed_source]
+    source = run.model(unit.needed_source)
     encoded = run.record(Unit("encode", source.tokenizer_label, unit.shard))
     settings = run.recipe.capture
 

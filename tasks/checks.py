@@ -53,9 +53,10 @@ def check_model(source: Source, k: int) -> None:
 def _refuse_same_weights(sources: list[Source]) -> None:
     seen: dict[str, str] = {}
     for source in sources:
-        if other := seen.get(source.home.fingerprint):
+        weights = f"{source.home.fingerprint} {source.home.settings.weights[-1]}"
+        if other := seen.get(weights):
             raise BadInput(f"sources: {other!r} and {source.label!r} are the same model. List it once.")
-        seen[source.home.fingerprint] = source.label
+        seen[weights] = source.label
 
 
 def check_space(recipe: Recipe) -> None:

@@ -51,7 +51,7 @@ class EvaluateSettings(Settings):
 class Contestant:
     """A model to be evaluated and the part it plays."""
 
-    role: Literal["target", "source", "fused", "control"]
+    role: Literal["target", "source", "base", "fused", "control"]
     label: str
 
 
@@ -62,8 +62,14 @@ def contestants(run: Run) -> list[Contestant]:
     return [
         Contestant("target", run.target.label),
         *(Contestant("source", label) for label in sources),
+        *(Contestant("base", base) for base in bases(run)),
         *(Contestant("control" if arm == "control" else "fused", arm) for arm in arms),
     ]
+
+
+def bases(run: Run) -> dict[str, Source]:
+    """Return the models that are adapted, as they were given, by the label they have in tables."""
+    return {f"{label}-base": model for label, model in run.given.items() if model.home.settings.adapt is not None}
 
 
 def units(run: Run) -> list[Unit]:
@@ -87,7 +93,7 @@ def work(run: Run, unit: Unit) -> Work:
 
     return Work(
         stage="evaluate",
-        place=f"evaluate/{unit.source}",
+        place=f"evaluate/{source.label}",  # of a base, where the result stands that it has without adapting
         name="held-out",
         compute=compute,
         settings=settings,
@@ -102,10 +108,10 @@ def work(run: Run, unit: Unit) -> Work:
 
 
 def _model_of(run: Run, label: str) -> tuple[Source, tuple[Record, ...]]:
-    if label in run.teachers:
-        return run.teachers[label], ()
-    if label == run.target.label:
-        return run.target, ()
+    if base := bases(run).get(label):
+        return base, ()
+    if label in run.given:
+        return run.model(label), ()
     record = run.record(Unit("train", label))
     folder = run.store.local(f"{record.place}/{record.files[0].name.split('/')[0]}")
     settings = run.recipe.target.model_copy(update={"name": label})

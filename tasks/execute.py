@@ -13,11 +13,11 @@ from logitfuse.tasks.engine import Outcome, Progress, perform, silent
 from logitfuse.tasks.prepare import prepare_corpus
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.stages import ORDER
-from logitfuse.tasks.train_hosts import follow, is_follower
+from logitfuse.tasks.train_hosts import TRAINING, follow, is_follower
 from logitfuse.tasks.unit import Unit
 
 # These hold a model in memory or fill the machine on their own; the others may run several shards at once.
-ONE_AT_A_TIME = frozenset({"check", "capture", "train", "evaluate"})
+ONE_AT_A_TIME = frozenset({"check", "adapt", "capture", "train", "evaluate"})
 Say = Callable[[str], None]
 
 
@@ -35,7 +35,7 @@ def do_unit(
     run: Run, unit: Unit, *, progress: Progress = silent, say: Say | None = None, redo: bool = False
 ) -> Outcome:
     """Make one unit's result unless it stands; raises the stage's own errors."""
-    if unit.stage == "train" and is_follower(run):
+    if unit.stage in TRAINING and is_follower(run):
         return follow(run, unit, progress)
     return perform(run.store, run.work(unit), progress=progress, say=say, redo=redo)
 

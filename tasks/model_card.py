@@ -45,15 +45,15 @@ def model_card(
     sections = [
         f"# {run.recipe.name}: {'control, trained on the labels alone' if arm == CONTROL else 'fused model'}",
         _introduction(run, arm, settings),
-        _loading(done),
-        _origin(models),
+        loading(done),
+        origin(models, _adapted(run, models)),
         _training(settings, done),
         _results(done),
         _data(run, shards),
         _use(arm),
         _recipe(run),
     ]
-    return f"---\n{_dump(_front_matter(run, models))}\n---\n\n" + "\n\n".join(sections) + "\n"
+    return f"---\n{dumped(front_matter(run, models))}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
 def parents(run: Run, arm: str) -> list[tuple[str, Source]]:
@@ -68,7 +68,8 @@ def common_licence(models: Sequence[tuple[str, Source]]) -> dict[str, Any]:
     return licence_facts(models[0][1].home) if len(found) == 1 and NOT_STATED not in found else {}
 
 
-def _front_matter(run: Run, models: list[tuple[str, Source]]) -> dict[str, Any]:
+def front_matter(run: Run, models: list[tuple[str, Source]]) -> dict[str, Any]:
+    """Return the facts at the head of a card."""
     facts: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     facts |= common_licence(models)
     if known := [name for _, model in models if (name := hub_id(model.home))]:
@@ -95,7 +96,8 @@ def _introduction(run: Run, arm: str, settings: TrainSettings) -> str:
     )
 
 
-def _loading(done: Done | None) -> str:
+def loading(done: Done | None) -> str:
+    """Show how a model is loaded."""
     name = done.repository if done else "path/to/this/folder"
     return f"""## How to load it
 
@@ -107,7 +109,8 @@ model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto")
 ```"""
 
 
-def _origin(models: list[tuple[str, Source]]) -> str:
+def origin(models: list[tuple[str, Source]], more: str = "") -> str:
+    """Return the table of the models that one was made from, and what else is to be said of them."""
     lines = ["## What it was made from", "", "| role | model | revision | licence | weights | tokenizer |"]
     lines.append("|---|---|---|---|---|---|")
     for role, model in models:
@@ -115,7 +118,18 @@ def _origin(models: list[tuple[str, Source]]) -> str:
         name, revision = public_name(home.settings.model), revision_of(home)
         cells = [role, name, revision or "–", licence_of(home), *(f"`{p[:23]}`" for p in prints)]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "The licences of all of these models apply to this one, and so may the text's."])
+    return "\n".join(
+        [*lines, "", "The licences of all of these models apply to this one, and so may the text's." + more]
+    )
+
+
+def _adapted(run: Run, models: list[tuple[str, Source]]) -> str:
+    """Say which models were adapted before they were used, and to what weights."""
+    labels = [source.label for _, source in models if source.home.settings.adapt is not None]
+    named = [f"{label} (`{run.model(label).home.fingerprint[:23]}`)" for label in labels]
+    if not named:
+        return ""
+    return f" First continued on the training text, and used with the weights that came of it: {', '.join(named)}."
 
 
 def _training(settings: TrainSettings, done: Done | None) -> str:
@@ -192,9 +206,10 @@ def _recipe(run: Run) -> str:
             model["model"] = public_name(model["model"])
     if "source" in recipe.get("corpus", {}):
         recipe["corpus"]["source"] = public_name(recipe["corpus"]["source"])
-    return f"## Recipe\n\nOf local paths only the last part is shown.\n\n```yaml\n{_dump(recipe)}\n```"
+    return f"## Recipe\n\nOf local paths only the last part is shown.\n\n```yaml\n{dumped(recipe)}\n```"
 
 
-def _dump(content: dict[str, Any]) -> str:
+def dumped(content: dict[str, Any]) -> str:
+    """Return content as YAML, in its own order."""
     text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     return text.rstrip()

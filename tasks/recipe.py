@@ -124,15 +124,14 @@ class Recipe(Settings):
         if not self.sources and not self.include_target:
             raise ValueError("sources: there is none; list at least one, or set include_target")
         seen: dict[str, str] = {self.target.label: "target"} if self.include_target else {}
-        models = {(self.target.model, self.target.revision): "the target"} if self.include_target else {}
+        models = {self.target.weights: "the target"} if self.include_target else {}
         for number, source in enumerate(self.sources):
-            if (source.model, source.revision) in models:
-                raise ValueError(
-                    f"sources: {source.model!r} is listed twice (it is {models[source.model, source.revision]} already)"
-                )
-            if source.label in seen:
+            if source.weights in models:
+                raise ValueError(f"sources: {source.model!r} is listed twice (it is {models[source.weights]} already)")
+            other = source.weights != self.target.weights and source.label == self.target.label
+            if source.label in seen or other:
                 raise ValueError(f"sources: two models are called {source.label!r}; give one another name")
-            seen[source.label] = models[source.model, source.revision] = f"source {number + 1}"
+            seen[source.label] = models[source.weights] = f"source {number + 1}"
         return self
 
     @model_validator(mode="after")
@@ -141,6 +140,11 @@ class Recipe(Settings):
         labels += [source.label for source in self.sources]
         check_align_inputs(self.align, self.capture, self.include_target)
         check_weights(self.fuse, labels)
+        if self.train.documents != "all" and self.fuse.granularity == "block":
+            raise ValueError(
+                f"train.documents: {self.train.documents!r} cannot be told apart in fuse.granularity 'block', whose "
+                "blocks hold several documents; set it to all, or fuse by document"
+            )
         check_inputs(
             self.fuse,
             past_end=self.capture.past_end,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,7 @@ from logitfuse.storage.errors import ShardMissing
 from logitfuse.storage.records import Record
 from logitfuse.storage.store import LocalStore
 from logitfuse.tasks import prepare
+from logitfuse.tasks.adapt import adapted
 from logitfuse.tasks.engine import Work, find
 from logitfuse.tasks.models.causal import CausalModel, load_causal_model
 from logitfuse.tasks.models.source import Source, read_source
@@ -26,7 +28,7 @@ class Run:
         self.recipe = recipe
         self.store = LocalStore(recipe.folder)
         self._records: dict[Unit, Record] = {}
-        self._loaded: tuple[str, CausalModel] | None = None
+        self._loaded: tuple[Path, CausalModel] | None = None
 
     @cached_property
     def target(self) -> Source:
@@ -44,6 +46,18 @@ class Run:
         """One model per tokenizer, by the tokenizer's label; the target's among them."""
         models = [self.target, *self.teachers.values()]
         return {source.tokenizer_label: source for source in reversed(models)}
+
+    @cached_property
+    def given(self) -> dict[str, Source]:
+        """All models of the run as the recipe names them, by label: the target first."""
+        return {self.target.label: self.target, **self.teachers}
+
+    def model(self, label: str) -> Source:
+        """Return a model as the run uses it: adapted where the recipe says so, else as it is given.
+
+        Vocabulary and tokenizer are the given model's. Raises `ShardMissing` before stage adapt has made it.
+        """
+        return adapted(self, self.given[label])
 
     @property
     def device(self) -> str:
@@ -76,10 +90,10 @@ class Run:
 
     def loaded(self, source: Source) -> CausalModel:
         """Return a source's model, keeping one in memory at a time."""
-        if self._loaded is None or self._loaded[0] != source.label:
+        if self._loaded is None or self._loaded[0] != source.home.folder:
             self._loaded = None
             model = load_causal_model(source.home.folder, source.home.settings.dtype, self.device)
-            self._loaded = (source.label, model)
+            self._loaded = (source.home.folder, model)
         return self._loaded[1]
 
     def unload(self) -> None:

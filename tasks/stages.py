@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, cast
 
-from logitfuse.tasks import align, capture, check, encode, evaluate, fuse, headroom, report, train, vocabulary_map
+from logitfuse.tasks import (
+    adapt,
+    align,
+    capture,
+    check,
+    encode,
+    evaluate,
+    fuse,
+    headroom,
+    report,
+    train,
+    vocabulary_map,
+)
 
 if TYPE_CHECKING:
     from logitfuse.tasks.engine import Work
@@ -23,6 +35,7 @@ class Stage(Protocol):
 STAGES: dict[str, Stage] = {
     "encode": cast(Stage, encode),
     "check": cast(Stage, check),
+    "adapt": cast(Stage, adapt),
     "capture": cast(Stage, capture),
     "map": cast(Stage, vocabulary_map),
     "align": cast(Stage, align),

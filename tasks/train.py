@@ -23,6 +23,7 @@ from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
     from logitfuse.storage.records import Record
+    from logitfuse.tasks.models.source import Source
     from logitfuse.tasks.run import Run
 
 FUSED = "fused"
@@ -54,7 +55,7 @@ def work(run: Run, unit: Unit) -> Work:
     arm = unit.needed_source
     settings = arm_settings(run.recipe.train, arm)
     shards = tuple(run.record(Unit("fuse", None, shard)) for shard in run.shard_numbers)
-    card = model_card(run, arm, settings, shards)
+    card, target = model_card(run, arm, settings, shards), run.model(run.target.label)
 
     def compute(path: Path, progress: Progress) -> Counts:
         return _train(run, described, shards, card, path, progress)
@@ -66,18 +67,21 @@ def work(run: Run, unit: Unit) -> Work:
         compute=compute,
         settings=settings,
         inputs=shards,
-        fingerprints={"target": run.target.home.fingerprint},
+        fingerprints={"target": target.home.fingerprint},
         folder=True,
-        after=lambda: _remove_checkpoints(run, described),
+        after=lambda: remove_checkpoints(run, described),
     )
     return described
 
 
 def _train(run: Run, described: Work, shards: tuple[Record, ...], card: str, path: Path, progress: Progress) -> Counts:
+    return trained(run, worker_config(run, described, shards, card, path), progress)
+
+
+def trained(run: Run, config: WorkerConfig, progress: Progress) -> Counts:
+    """Train in a child process, report its steps, and count what was learnt."""
     run.unload()  # the last source's weights would take the memory that training needs
     execution = run.recipe.execution
-    config = worker_config(run, described, shards, card, path)
-
     if not last_line(config.metrics):
         progress(0, 0)  # nothing stands: the first steps count as made now
 
@@ -102,22 +106,27 @@ def _train(run: Run, described: Work, shards: tuple[Record, ...], card: str, pat
 def worker_config(run: Run, described: Work, shards: tuple[Record, ...], card: str, out: Path) -> WorkerConfig:
     """Return what the training processes of one arm are told, on whatever host they run."""
     assert isinstance(described.settings, TrainSettings)
+    settings = described.settings.model_copy(update={"on_bad_step": run.recipe.train.on_bad_step})
+    config = common_config(run, described, run.model(run.target.label), settings, out)
+    return config.model_copy(update={"shards": _fused_shards(run, shards), "card": card})
+
+
+def common_config(run: Run, described: Work, model: Source, settings: TrainSettings, out: Path) -> WorkerConfig:
+    """Return what the training of any model is told, but for what it reads and its card."""
     execution = run.recipe.execution
     return WorkerConfig(
-        settings=described.settings.model_copy(update={"on_bad_step": run.recipe.train.on_bad_step}),
-        model=run.target.home.folder.resolve(),
-        shards=_fused_shards(run, shards),
+        settings=settings,
+        model=model.home.folder.resolve(),
         out=out.resolve(),
         checkpoints=checkpoints_folder(run, described).resolve(),
         metrics=metrics_file(run, described).resolve(),
-        card=card,
-        base_model=run.target.home.settings.model,
+        base_model=model.home.called,
         key=described.key,
         peer_timeout_seconds=execution.peer_timeout_seconds,
         checkpoint_every_steps=execution.checkpoint_every_steps,
         keep_checkpoints=execution.keep_checkpoints,
         sharded=execution.sharded,
-        watch=watch_settings(run, described),
+        watch=watch_settings(run, described, model, settings.sequence_length),
     )
 
 
@@ -140,13 +149,13 @@ def learnt(lines: list[dict[str, Any]]) -> Counts:
     return counts | ({"skipped_steps": len(lines) - len(kept)} if len(kept) < len(lines) else {})
 
 
-def watch_settings(run: Run, described: Work) -> WatchSettings:
-    """Return how a training run is watched, and write the held-out sample that it looks at."""
+def watch_settings(run: Run, described: Work, model: Source, longest: int) -> WatchSettings:
+    """Return how a training run is watched, and write the held-out sample that it looks at, in the model's tokens."""
     execution = run.recipe.execution
     folder = run.store.local(described.place)
     return WatchSettings(
         peak_tflops=execution.peak_tflops,
-        sample=_held_out_sample(run, folder / f"held-out.{described.key}.json"),
+        sample=_held_out_sample(run, model, longest, folder / f"held-out.{described.key}.json"),
         evaluate_every_steps=execution.evaluate_every_steps,
         tensorboard=(folder / f"tensorboard.{described.key}").resolve() if execution.tensorboard else None,
         wandb=execution.wandb,
@@ -154,13 +163,12 @@ def watch_settings(run: Run, described: Work) -> WatchSettings:
     )
 
 
-def _held_out_sample(run: Run, path: Path) -> Path | None:
+def _held_out_sample(run: Run, model: Source, longest: int, path: Path) -> Path | None:
     execution = run.recipe.execution
     if not execution.evaluate_every_steps:
         return None
     shards = [verified_path(run.store, run.shards[number]) for number in spread_out(len(run.shards))]
-    longest = run.recipe.train.sequence_length
-    tokens = write_sample(shards, run.target, path, execution.evaluate_tokens, longest)
+    tokens = write_sample(shards, model, path, execution.evaluate_tokens, longest)
     if not tokens:
         LOG.info("the corpus has no validation split, so there is no held-out text to look at on the way")
         return None
@@ -176,7 +184,7 @@ def hardware(device: str, processes: int) -> str:
     return f"{processes} × {name}" if on_gpu else name
 
 
-def _remove_checkpoints(run: Run, described: Work) -> None:
+def remove_checkpoints(run: Run, described: Work) -> None:
     """Once the model is published its checkpoints, three times its size each, are of no use."""
     shutil.rmtree(checkpoints_folder(run, described), ignore_errors=True)
 

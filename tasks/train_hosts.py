@@ -18,6 +18,7 @@ from logitfuse.tasks.unit import Unit
 if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
 
+TRAINING = frozenset({"adapt", "train"})  # stages whose work all hosts of a run do together
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -32,7 +33,7 @@ def follow(run: Run, unit: Unit, progress: Progress = silent) -> Outcome:
 
     Raises `WorkFailed` if training fails, here or there, or if the model does not appear afterwards.
     """
-    described = work(run, unit)
+    described = run.work(unit)
     if record := find(run.store, described):
         return Outcome("kept", record)
     began = time.time()

@@ -49,7 +49,7 @@ class Auditor:
 
     def source(self, label: str, progress: Progress = silent) -> SourceAudit:
         """Audit one source; shards that are not captured yet are left out."""
-        source, capture = self.run.teachers[label], self.run.recipe.capture
+        source, capture = self.run.model(label), self.run.recipe.capture
         wanted, records = self._standing(label)
         chosen = {shard: records[shard] for shard in spread(sorted(records), self.documents)}
         gathering = Gathering(self.run, source)

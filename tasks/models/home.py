@@ -28,10 +28,16 @@ class ModelHome:
     settings: ModelSettings
     folder: Path
     fingerprint: str
+    adapted: bool = False  # the weights are those of stage adapt
 
     @property
     def label(self) -> str:
         return self.settings.label
+
+    @property
+    def called(self) -> str:
+        """How people know these weights: the model's name, or that of the model they were continued from."""
+        return f"{self.settings.model} (adapted, {self.fingerprint[:19]})" if self.adapted else self.settings.model
 
 
 def find_model(settings: ModelSettings) -> ModelHome:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from logitfuse.storage.settings import Settings
+from logitfuse.tasks.training.adapt_settings import AdaptSettings
 
 
 class ModelSettings(Settings):
@@ -39,12 +40,24 @@ class ModelSettings(Settings):
         description="Precision of the model's body when it teaches; the head always computes in float32.",
     )
 
+    adapt: AdaptSettings | None = Field(
+        None,
+        title="Adapt",
+        description="First continue this model on the training split by plain language modelling, and use it so. "
+        "Empty: it is used as it is.",
+    )
+
     @field_validator("name")
     @classmethod
     def _is_a_plain_name(cls, name: str) -> str:
         if (name and not all(c.isalnum() or c in "-_." for c in name)) or name.startswith("."):
             raise ValueError(f"{name!r} becomes a folder's name: use letters, digits, '-', '_' and '.' only")
         return name
+
+    @property
+    def weights(self) -> tuple[str, str, str]:
+        """What decides which weights are used: two entries with the same one are the same model."""
+        return self.model, self.revision, "" if self.adapt is None else self.adapt.model_dump_json()
 
     @property
     def label(self) -> str:

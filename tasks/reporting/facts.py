@@ -66,6 +66,7 @@ def recipe_facts(run: Run) -> dict[str, Any]:
 def fingerprints(run: Run) -> dict[str, Any]:
     """Return what identifies the models, the text, the result and the libraries."""
     models = {run.target.label: run.target, **run.teachers}
+    adapted = {unit.needed_source: run.record(unit) for unit in run.units("adapt")}
     trained = {unit.needed_source: run.record(unit) for unit in run.units("train")}
     return {
         "models": {
@@ -79,6 +80,7 @@ def fingerprints(run: Run) -> dict[str, Any]:
         },
         "corpus": [record.checksum for record in run.shards],
         "fused": [run.record(Unit("fuse", None, shard)).checksum for shard in run.shard_numbers],
+        **({"adapted": {label: record.checksum for label, record in adapted.items()}} if adapted else {}),
         "trained": {arm: record.checksum for arm, record in trained.items()},
         "versions": {
             "python": trained["fused"].made.get("python"),

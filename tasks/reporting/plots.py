@@ -12,7 +12,12 @@ from logitfuse.tasks.results import MEAN
 
 WIDTH = 4.9  # inches; at 72 a line this stays legible on a phone
 SOURCE_SHAPES = [("s", "■"), ("^", "▲"), ("v", "▼"), ("<", "◀"), (">", "▶"), ("P", "✚")]
-ROLES = {"target": ("o", "○", TARGET), "control": ("D", "◆", CONTROL), "fused": ("o", "●", FUSED)}
+ROLES = {
+    "target": ("o", "○", TARGET),
+    "base": ("x", "×", FAINT),
+    "control": ("D", "◆", CONTROL),
+    "fused": ("o", "●", FUSED),
+}
 ALL_TEXT = "all text"
 
 

@@ -18,12 +18,32 @@ class FusedShard(Settings):
     checksum: str = Field("", title="Checksum", description="sha256:… of the file.")
 
 
+class TextShard(Settings):
+    """A shard of the encode stage, and the prepared shard that says which of its chunks are for training."""
+
+    path: Path = Field(Path(), title="File", description="The encoded shard on this machine.")
+    checksum: str = Field("", title="Checksum", description="sha256:… of the file.")
+    prepared: Path = Field(Path(), title="Prepared file", description="The prepared shard it was made from.")
+    prepared_checksum: str = Field("", title="Its checksum", description="sha256:… of that file.")
+
+
+class PlainText(Settings):
+    """Text to learn from by plain language modelling, in the model's own tokens."""
+
+    shards: tuple[TextShard, ...] = Field((), title="Shards", description="The encoded shards, in order.")
+    start: int | None = Field(None, title="Start token", description="Id before each text; empty for none.")
+    end: int | None = Field(None, title="End token", description="Id predicted after each document; empty for none.")
+
+
 class WorkerConfig(Settings):
     """One training run, as the worker processes read it from a JSON file."""
 
     settings: TrainSettings = Field(TrainSettings(), title="Train", description="How to train.")
     model: Path = Field(Path(), title="Model", description="Hugging Face folder of the target, with its tokenizer.")
     shards: tuple[FusedShard, ...] = Field((), title="Shards", description="The fused shards, in order.")
+    text: PlainText | None = Field(
+        None, title="Text", description="What is learnt from in place of fused shards; empty: those."
+    )
     out: Path = Field(Path("model"), title="Result", description="Folder for the trained model.")
     checkpoints: Path = Field(Path("checkpoints"), title="Checkpoints", description="Folder of this run's own.")
     metrics: Path = Field(Path("metrics.jsonl"), title="Metrics", description="A JSON line for each step.")

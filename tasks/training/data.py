@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from logitfuse.kernels.positions import NO_LABEL
 from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMismatch
 from logitfuse.tasks.training.fused_file import COLUMNS, INDEXED, PER_ENTRY, PER_POSITION, digest, opened
+from logitfuse.tasks.training.settings import DocumentShare
+from logitfuse.tasks.training.shares import of_share
 
 TRAIN_SPLIT = "train"
 CACHED_POOLS = 1.25  # row groups kept in memory, in shuffle pools: a step may reach into the next one
@@ -37,15 +41,23 @@ class Example(NamedTuple):
 class FusedRows:
     """The training rows of fused shards, cut into windows of at most `sequence_length` positions."""
 
+    _called = "fused"  # in messages
+
     def __init__(
-        self, shards: Sequence[Path], sequence_length: int, *, vocabulary: int, cached_rows: int = 8192
+        self,
+        shards: Sequence[Path],
+        sequence_length: int,
+        *,
+        vocabulary: int,
+        cached_rows: int = 8192,
+        documents: DocumentShare = "all",
     ) -> None:
         """Read the lengths of all rows. `vocabulary` is the head's width; `cached_rows` bounds what stays in memory.
 
-        Raises `BadInput` if no row is for training, `ShardMismatch` for a file that is no fused shard or whose rows
-        were given before.
+        `documents`: which training documents are read. Raises `BadInput` if no row is for training, `ShardMismatch` for
+        a file that is no shard of its stage or whose rows were given before.
         """
-        self._vocabulary = vocabulary
+        self._vocabulary, self._documents = vocabulary, documents
         self._cached_rows = int(cached_rows * CACHED_POOLS)
         self._cache: OrderedDict[int, _RowGroup] = OrderedDict()
         self._places: list[tuple[Path, int]] = []  # file and number in it of each row group
@@ -55,8 +67,8 @@ class FusedRows:
         self._windows_W4 = np.concatenate([np.empty((0, 4), np.int32), *indexed])  # row group, row, start, length
         if not len(self._windows_W4):
             raise BadInput(
-                f"{len(shards)} fused shards hold no row of split {TRAIN_SPLIT!r}. Give the recipe a larger "
-                "corpus or a smaller held-out share."
+                f"{len(shards)} {self._called} shards hold no row of split {TRAIN_SPLIT!r}{_of(documents)}. Give the "
+                "recipe a larger corpus or a smaller held-out share."
             )
 
     @property
@@ -80,25 +92,33 @@ class FusedRows:
     def _index(self, path: Path, sequence_length: int) -> NDArray[np.int32]:
         """Return the windows [W, 4] of one shard."""
         parts = [np.empty((0, 4), np.int32)]
-        with opened(path) as file:
+        with self._opened(path) as file:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=INDEXED)
+                table = self._table(file, path, group, INDEXED)
                 found = digest(file, group, table)
                 if found in self._files:
                     raise ShardMismatch(f"{path} holds rows of {self._files[found]} once more. Give each shard once.")
-                parts.append(_windows(table, len(self._places), sequence_length))
+                parts.append(_windows(table, len(self._places), sequence_length, self._documents))
                 self._places.append((path, group))
                 self._digests.append(found)
                 self._files[found] = path
         return np.concatenate(parts)
+
+    def _opened(self, path: Path) -> AbstractContextManager[pq.ParquetFile]:
+        """Open one shard."""
+        return opened(path)
+
+    def _table(self, file: pq.ParquetFile, path: Path, group: int, columns: list[str]) -> pa.Table:
+        """Return these columns of one row group, as stage fuse has them."""
+        return file.read_row_group(group, columns=columns)
 
     def _row_group(self, number: int) -> _RowGroup:
         if number in self._cache:
             self._cache.move_to_end(number)
             return self._cache[number]
         path, group = self._places[number]
-        with opened(path) as file:
-            table = file.read_row_group(group, columns=COLUMNS) if group < file.num_row_groups else None
+        with self._opened(path) as file:
+            table = self._table(file, path, group, COLUMNS) if group < file.num_row_groups else None
             if table is None or digest(file, group, table) != self._digests[number]:
                 raise ShardMismatch(
                     f"{path}: row group {group} does not hold the documents, texts and sizes it held when training "
@@ -137,10 +157,11 @@ class _RowGroup:
         return Example(self.doc_ids[row].as_py(), inputs, labels, counts, mass, ids, logprobs, self.scores_RS[row])
 
 
-def _windows(table: pa.Table, number: int, sequence_length: int) -> NDArray[np.int32]:
+def _windows(table: pa.Table, number: int, sequence_length: int, documents: DocumentShare) -> NDArray[np.int32]:
     """Cut row group `number`'s training rows into windows [W, 4]; `inputs` is looked at for its lengths alone."""
     lengths = pc.list_value_length(table["inputs"]).to_numpy()
     lengths = np.where(pc.equal(table["split"], TRAIN_SPLIT).to_numpy(), lengths, 0)
+    lengths = np.where(of_share(table["doc_id"].to_pylist(), documents), lengths, 0)
     counts = -(-lengths // sequence_length)
     rows = np.repeat(np.arange(len(lengths)), counts)
     starts = (np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)) * sequence_length
@@ -173,3 +194,7 @@ def _load(table: pa.Table, where: str, vocabulary: int) -> _RowGroup:
         raise ShardCorrupt(f"{where}: its rows do not have scores of the same sources. Redo stage 'fuse'.")
     scores_RS = scores.flatten().to_numpy(zero_copy_only=False).reshape(len(scores), -1)
     return _RowGroup(table["doc_id"], rows, entry_starts, flat, scores_RS)
+
+
+def _of(documents: DocumentShare) -> str:
+    return "" if documents == "all" else f" in the {documents} half of the documents"

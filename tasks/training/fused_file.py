@@ -7,7 +7,7 @@ lengths and stored sizes, is held as a digest and must be found again whenever t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
-from logitfuse.storage.schemas import FUSE
+from logitfuse.storage.schemas import FUSE, StageSchema
 from logitfuse.storage.shards import IDENTITY_COLUMNS, read_together
 
 PER_POSITION = ("labels", "counts", "mass")
@@ -36,29 +36,34 @@ def check_texts(prepared: Path, fused: Path) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a fused shard; what cannot be read, a page that fails its checksum among it, is a `ShardCorrupt`."""
+def opened(path: Path, schema: StageSchema = FUSE, columns: Sequence[str] = tuple(COLUMNS)) -> Iterator[pq.ParquetFile]:
+    """Open a shard of a stage, by default a fused one, of which these columns are to be read.
+
+    What cannot be read, a page that fails its checksum among it, is a `ShardCorrupt`.
+    """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_schema(file, path)
+            _check_schema(file, path, schema, columns)
             yield file
     except (OSError, pa.ArrowException) as error:
-        raise ShardCorrupt(f"{path}: it cannot be read ({error}). Redo stage 'fuse' for it.") from error
+        raise ShardCorrupt(f"{path}: it cannot be read ({error}). Redo stage {schema.stage!r} for it.") from error
 
 
-def _check_schema(file: pq.ParquetFile, path: Path) -> None:
+def _check_schema(file: pq.ParquetFile, path: Path, schema: StageSchema, columns: Sequence[str]) -> None:
     said = {key.decode(): value.decode() for key, value in (file.schema_arrow.metadata or {}).items()}
-    stage, version = said.get("logitfuse.stage", FUSE.stage), said.get("logitfuse.version", str(FUSE.version))
-    if (stage, version) != (FUSE.stage, str(FUSE.version)):
+    stage, version = said.get("logitfuse.stage", schema.stage), said.get("logitfuse.version", str(schema.version))
+    if (stage, version) != (schema.stage, str(schema.version)):
         raise ShardMismatch(
             f"{path}: it says it is a shard of stage {stage!r}, version {version}; training reads version "
-            f"{FUSE.version} of stage 'fuse'. Redo stage 'fuse'."
+            f"{schema.version} of stage {schema.stage!r}. Redo stage {schema.stage!r}."
         )
-    for name in COLUMNS:
-        wanted, there = FUSE.arrow.field(name).type, name in file.schema_arrow.names
+    for name in columns:
+        wanted, there = schema.arrow.field(name).type, name in file.schema_arrow.names
         if not there or file.schema_arrow.field(name).type != wanted:
             found = file.schema_arrow.field(name).type if there else "missing"
-            raise ShardMismatch(f"{path}: column {name!r} is {found}, not {wanted}: no shard of stage 'fuse'.")
+            raise ShardMismatch(
+                f"{path}: column {name!r} is {found}, not {wanted}: no shard of stage {schema.stage!r}."
+            )
 
 
 def digest(file: pq.ParquetFile, group: int, table: pa.Table) -> bytes:

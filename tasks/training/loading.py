@@ -12,7 +12,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from logitfuse.storage.checksums import checksum_file
 from logitfuse.storage.errors import BadInput, ShardCorrupt
-from logitfuse.tasks.training.config import FusedShard, WorkerConfig
+from logitfuse.tasks.training.config import WorkerConfig
 from logitfuse.tasks.training.lora import add_adapters, hold_frozen_in, refuse_without_peft
 from logitfuse.tasks.training.objective import COMPUTE
 from logitfuse.tasks.training.settings import TrainSettings
@@ -20,13 +20,20 @@ from logitfuse.tasks.training.settings import TrainSettings
 FLASH = "flash_attention_2"
 
 
-def verify_shards(shards: tuple[FusedShard, ...]) -> None:
+def verify_shards(config: WorkerConfig) -> None:
     """Compare every shard with its checksum before anything is learnt from it; raise `ShardCorrupt`."""
-    for shard in shards:
-        if not shard.path.is_file():
-            raise ShardCorrupt(f"{shard.path}: the file is missing. Redo stage 'fuse' for it.")
-        if checksum_file(shard.path) != shard.checksum:
-            raise ShardCorrupt(f"{shard.path}: its bytes are not the ones its record vouches for. Redo stage 'fuse'.")
+    for shard in config.shards:
+        _verify(shard.path, shard.checksum, "fuse")
+    for text in config.text.shards if config.text else ():
+        _verify(text.path, text.checksum, "encode")
+        _verify(text.prepared, text.prepared_checksum, "prepare")
+
+
+def _verify(path: Path, checksum: str, stage: str) -> None:
+    if not path.is_file():
+        raise ShardCorrupt(f"{path}: the file is missing. Redo stage {stage!r} for it.")
+    if checksum_file(path) != checksum:
+        raise ShardCorrupt(f"{path}: its bytes are not the ones its record vouches for. Redo stage {stage!r}.")
 
 
 def load_model(config: WorkerConfig) -> PreTrainedModel:
@@ -36,6 +43,8 @@ def load_model(config: WorkerConfig) -> PreTrainedModel:
     """
     refuse_what_is_missing(config.settings)
     model = load_base(config.model, "sdpa" if config.settings.attention == "sdpa" else None)
+    if config.settings.freeze_embeddings:
+        freeze_embeddings(model)
     if config.settings.lora:
         add_adapters(model, config.settings)
     if config.settings.gradient_checkpointing:
@@ -57,6 +66,12 @@ def load_base(folder: Path, attention: str | None = None) -> PreTrainedModel:
             raise
         raise BadInput(f"train.attention: this model does not know {attention!r}: {error}") from None
     return model
+
+
+def freeze_embeddings(model: PreTrainedModel) -> None:
+    """Keep the token embeddings and the output head, tied or not, as they are."""
+    for end in (model.get_input_embeddings(), model.get_output_embeddings()):
+        end.requires_grad_(False)
 
 
 def settle(model: PreTrainedModel, settings: TrainSettings, *, packed: bool) -> None:

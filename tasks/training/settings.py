@@ -13,6 +13,7 @@ from logitfuse.storage.settings import Settings
 from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+DocumentShare = Literal["all", "odd", "even"]
 
 
 class LoraSettings(Settings):
@@ -188,6 +189,18 @@ class TrainSettings(Settings):
         title="Attention",
         description="flash: flash-attn's kernels (a GPU, bf16, and the extra logitfuse[flash]). sdpa: torch's own. "
         "auto: flash where it can be had and the architecture supports it, else what transformers takes for it.",
+    )
+    documents: DocumentShare = Field(
+        "all",
+        title="Documents",
+        description="Which training documents are learnt from. odd and even are two halves, cut by a hash of the "
+        "document's id, so that adaptation and fusion can learn from different documents.",
+    )
+    freeze_embeddings: bool = Field(
+        False,
+        title="Freeze the embeddings",
+        description="Keep the token embeddings and the output head as they are. A small model with a large vocabulary "
+        "spends most of its training on them.",
     )
     lora: LoraSettings | None = Field(
         None,

@@ -28,7 +28,6 @@ from logitfuse.tasks.training.checkpoint import (
     save_checkpoint,
 )
 from logitfuse.tasks.training.config import WorkerConfig
-from logitfuse.tasks.training.data import FusedRows
 from logitfuse.tasks.training.export import export_trained
 from logitfuse.tasks.training.held_out import held_out
 from logitfuse.tasks.training.loading import load_model, make_optimizer, settle, verify_shards
@@ -39,6 +38,7 @@ from logitfuse.tasks.training.report import StepSums, step_line
 from logitfuse.tasks.training.schedule import clm_weight, learning_rate
 from logitfuse.tasks.training.sharding import gradients_shared, join_processes, spread, spread_of, wants_sharding
 from logitfuse.tasks.training.tensors import model_tensors
+from logitfuse.tasks.training.text_rows import training_rows
 from logitfuse.tasks.training.watch import Watch
 
 
@@ -56,7 +56,7 @@ class Trainer:
         self._say = say if self.accelerator.is_main_process else (lambda line: None)
         self._stop = stop
         if self.accelerator.is_local_main_process:
-            verify_shards(config.shards)
+            verify_shards(config)
         self.accelerator.wait_for_everyone()
         self.model = load_model(config)
         sharded = wants_sharding(config)
@@ -66,12 +66,7 @@ class Trainer:
         self.batching = objective.batching
         self._say(self.batching.why)
         settle(self.model, self.settings, packed=self.batching.packed)
-        self.rows = FusedRows(
-            [shard.path for shard in config.shards],
-            self.settings.sequence_length,
-            vocabulary=self.model.get_output_embeddings().weight.shape[0],
-            cached_rows=self.settings.shuffle_rows,
-        )
+        self.rows = training_rows(config, self.model.get_output_embeddings().weight.shape[0])
         self.plan = StepPlan(self.rows.lengths, self.rows.groups, self.settings, packed=self.batching.packed)
         self.batches = ReadAhead(
             lambda step: self.plan.micro_batches(step, self.accelerator.process_index, self.accelerator.num_processes),
@@ -233,7 +228,8 @@ class Trainer:
         if self.config.checkpoint_at_end:
             self._save()
         weights = {}
-        for name, tensor in model_tensors(self.model):
+        # Of LoRA's model only the adapters; frozen embeddings belong to the whole model.
+        for name, tensor in model_tensors(self.model, frozen=self.settings.lora is None):
             if self.accelerator.is_main_process:
                 weights[name] = tensor
         if self.accelerator.is_main_process:

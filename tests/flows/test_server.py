@@ -150,8 +150,8 @@ def test_every_deployment_stands_with_its_queue_and_working_folder(server: Serve
     found = httpx.post(f"{server.api}/deployments/filter", json={}, timeout=30).json()
     queues = {deployment["name"]: deployment["work_queue_name"] for deployment in found}
     assert queues == {
-        "pipeline": "orchestrate", "prepare": "data", "encode": "data", "check": "capture", "capture": "capture",
-        "map": "data", "align": "data", "fuse": "data", "headroom": "data", "train": "train",
+        "pipeline": "orchestrate", "prepare": "data", "encode": "data", "check": "capture", "adapt": "train",
+        "capture": "capture", "map": "data", "align": "data", "fuse": "data", "headroom": "data", "train": "train",
         "evaluate": "train", "report": "data",
         "rebuild-fused": "orchestrate",
     }  # fmt: skip

@@ -27,6 +27,7 @@ from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.encode import EncodeSettings
 from logitfuse.tasks.evaluate import EvaluateSettings
 from logitfuse.tasks.fuse_settings import FuseSettings
+from logitfuse.tasks.training.adapt_settings import AdaptSettings
 from logitfuse.tasks.training.settings import TrainSettings
 from logitfuse.tasks.vocabulary_map import MapSettings
 
@@ -61,6 +62,41 @@ GOLDEN: list[tuple[str, type[Settings], list[str], int, str, str]] = [
     ),
     ("encode", EncodeSettings, ["special_tokens"], 2, "804c34d6a0f2", "dc06b2be762b626be47c"),
     ("check", CheckSettings, ["nats_per_byte", "unknown_ends"], 2, "1f5b89964ad3", "df2ed89fdc26f61f9674"),
+    (
+        "adapt",
+        AdaptSettings,
+        [
+            "attention",
+            "batching",
+            "betas",
+            "documents",
+            "dtype",
+            "epochs",
+            "freeze_embeddings",
+            "gradient_checkpointing",
+            "learning_rate",
+            "lora",
+            "loss_backend",
+            "loss_chunk",
+            "max_grad_norm",
+            "max_steps",
+            "micro_batch_tokens",
+            "on_bad_step",
+            "schedule",
+            "seed",
+            "sequence_length",
+            "sequences_per_step",
+            "shuffle_rows",
+            "spike_factor",
+            "spike_window",
+            "tokens_per_step",
+            "warmup_ratio",
+            "weight_decay",
+        ],
+        1,
+        "b38b6bc4aa13",
+        "6e5463da8e44ed2b4636",
+    ),
     (
         "capture",
         CaptureSettings,
@@ -171,7 +207,7 @@ def test_keys_are_the_ones_that_stand_on_disks(
 
 def test_every_stage_with_settings_is_written_down() -> None:
     assert [row[0] for row in GOLDEN] == [
-        "prepare", "encode", "check", "capture", "map", "align", "fuse", "train", "evaluate",
+        "prepare", "encode", "check", "adapt", "capture", "map", "align", "fuse", "train", "evaluate",
     ]  # fmt: skip
 
 
