@@ -34,8 +34,8 @@ def units(run: Run) -> list[Unit]:
 def work(run: Run, unit: Unit) -> Work:
     """Describe the adaptation of one model.
 
-    Its place is named after the model itself, whatever the recipe calls it, and nothing but model, settings and text
-    is in its key: the same model with the same settings, as target and source or in two recipes, is adapted once.
+    Nothing but model, settings and text is in its key, and models that agree in these have one place: the same model,
+    as target and source or in two recipes, is adapted once.
     """
     given = run.given[unit.needed_source]
     settings = key_settings(adapt_of(given))
@@ -46,7 +46,7 @@ def work(run: Run, unit: Unit) -> Work:
 
     described = Work(
         stage="adapt",
-        place=f"adapt/{given.home.settings.model_copy(update={'name': ''}).label}",
+        place=f"adapt/{_first_alike(run, given).label}",
         name="model",
         compute=compute,
         settings=settings,
@@ -56,6 +56,15 @@ def work(run: Run, unit: Unit) -> Work:
         after=lambda: remove_checkpoints(run, described),
     )
     return described
+
+
+def _first_alike(run: Run, given: Source) -> Source:
+    """Return the first model of the run with the same weights that is adapted in the same way."""
+
+    def what(model: Source) -> tuple[object, ...]:
+        return model.home.fingerprint, model.home.settings.adapt, model.start_id, model.end_id
+
+    return next(model for model in run.given.values() if what(model) == what(given))
 
 
 def adapt_of(given: Source) -> AdaptSettings:

@@ -6,16 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_models import WORDS, tiny_model
 
 from logitfuse.flows.prefect_settings import quiet_defaults
 from logitfuse.tasks.recipe import Recipe
 
 quiet_defaults()  # before any test imports Prefect
-TEXT = "the quick brown fox jumps over a lazy dog while naïve Zürich cats sleep in 2023 said Anna and nobody minds"
-WORDS = TEXT.split()
 
 
 @pytest.fixture(scope="session")
@@ -31,33 +27,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two Llamas with random weights, whose vocabularies differ."""
     folder = tmp_path_factory.mktemp("models")
-    return [_tiny_model(folder / "first", 300, seed=1), _tiny_model(folder / "second", 340, seed=2)]
-
-
-def _tiny_model(folder: Path, vocabulary: int, seed: int) -> Path:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator([TEXT] * 4, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    fast.save_pretrained(folder)
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return [tiny_model(folder / "first", 300, seed=1), tiny_model(folder / "second", 340, seed=2)]
 
 
 @pytest.fixture

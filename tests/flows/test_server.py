@@ -19,6 +19,7 @@ from logitfuse.tasks.execute import is_up_to_date
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.stages import ORDER
+from logitfuse.tasks.training.adapt_settings import AdaptSettings
 from logitfuse.tasks.unit import Unit
 
 pytestmark = pytest.mark.server
@@ -185,7 +186,10 @@ def test_a_bad_parameter_is_refused_by_the_api(server: Server, parameters: dict[
 def test_the_pipeline_runs_under_a_worker_and_a_second_run_does_nothing(
     server: Server, tiny_recipe: Callable[..., Recipe]
 ) -> None:
-    recipe = tiny_recipe(execution={"folder": "runs", "min_free_gb": 0, "device": "cpu"})
+    given = tiny_recipe()
+    target = given.target.model_copy(update={"adapt": AdaptSettings(dtype="fp32", max_steps=2)})
+    here = {"folder": "runs", "min_free_gb": 0, "device": "cpu"}
+    recipe = tiny_recipe(target=target.model_dump(), execution=here)
     parameters = {"recipe": recipe.model_dump(mode="json")}
     state = server.state_after(server.create_run("pipeline", parameters), 180)
     assert state["type"] == "COMPLETED", state["message"]

@@ -53,7 +53,7 @@ def make(content: dict[str, Any]) -> dict[str, Any]:
     run = Run(parse_recipe(content, "test"))
     claim_folder(run.recipe)
     do_prepare(run)
-    for stage in ("encode", "check", "capture", "map", "align", "fuse", "headroom"):
+    for stage in ("encode", "check", "adapt", "capture", "map", "align", "fuse", "headroom"):
         list(do_units(run, run.units(stage)))
     list(do_units(run, [Unit("evaluate", LLAMA), Unit("evaluate", MPT)]))
     return content
@@ -106,7 +106,7 @@ def test_a_healthy_run_has_no_fault(name: str, request: pytest.FixtureRequest) -
     found = {stage: verifier.stage(stage) for stage in ORDER}
     assert verifier.faults == []
     assert all(found[stage].rows for stage in SCHEMAS)
-    assert all(found[stage].missing == 0 for stage in ORDER[:8])
+    assert all(found[stage].missing == 0 for stage in ORDER[:9])
     assert found["evaluate"].shards == 2 and found["evaluate"].missing == 1
     assert verifier.stale == []
 
