@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from logitfuse.kernels.fusion import FUSIONS
+from logitfuse.kernels.fusion.advantage import advantage, held_back
 from logitfuse.kernels.fusion.distributions import Distributions, half_precision
 from logitfuse.kernels.fusion.evidence import Evidence
 from logitfuse.kernels.fusion.shares import mean_shares, winners
@@ -97,7 +98,7 @@ class Fuser:
         scores_SD = self.scores(documents)
         scores_ST = position_scores(documents, scores_SD, by_span=self.settings.granularity == "chunk")
         evidence = Evidence(scores_ST, self._priors, self.how.own, lambda: documents.steps)
-        fused, weights_ST = self._fused(documents.sources, evidence)
+        fused, weights_ST, held_T = self._fused(documents.sources, evidence)
         chunks_D = np.diff(documents.documents)
         return FusedRows(
             documents.identity,
@@ -110,6 +111,7 @@ class Fuser:
             winners(documents.sources, weights_ST),
             np.repeat(mean_shares(weights_ST, documents.position_offsets), chunks_D, axis=1),
             np.repeat(scores_SD, chunks_D, axis=1),
+            held_T,
         )
 
     def block_row(self, block: Block, part: str) -> FusedRows:
@@ -117,7 +119,7 @@ class Fuser:
         sources, scores_S1 = block.sources, block.scores[:, None]
         inputs = block.inputs
         evidence = Evidence(np.repeat(scores_S1, len(inputs), axis=1), self._priors, self.how.own, block.steps)
-        fused, weights_ST = self._fused(sources, evidence)
+        fused, weights_ST, held_T = self._fused(sources, evidence)
         offsets = np.array([0, len(inputs)])
         identity = {
             "doc_id": pa.array([f"{part}/{block.split}/{block.number:05d}"]),
@@ -126,14 +128,30 @@ class Fuser:
         }
         return FusedRows(
             identity, [block.split], [block.domain], offsets, inputs, block.labels, fused,
-            winners(sources, weights_ST), mean_shares(weights_ST, offsets), scores_S1,
+            winners(sources, weights_ST), mean_shares(weights_ST, offsets), scores_S1, held_T,
         )  # fmt: skip
 
-    def _fused(self, sources: Sequence[Distributions], evidence: Evidence) -> tuple[Distributions, NDArray[np.float64]]:
+    def _fused(
+        self, sources: Sequence[Distributions], evidence: Evidence
+    ) -> tuple[Distributions, NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the targets, the sources' weights [S, T], and where a target was held back."""
         fused, weights_ST = self._rule(sources, evidence, **self._options)
+        fused, weights_ST, held_T = self._where_worth_it(fused, weights_ST, evidence)
         if self.how.logits:  # kept as they are, so that bfloat16 comes back
-            return fused, weights_ST
-        return Distributions(fused.offsets, fused.ids, _rounded(fused.logprobs), np.clip(fused.mass, 0, 1)), weights_ST
+            return fused, weights_ST, held_T
+        rounded = Distributions(fused.offsets, fused.ids, _rounded(fused.logprobs), np.clip(fused.mass, 0, 1))
+        return rounded, weights_ST, held_T
+
+    def _where_worth_it(
+        self, fused: Distributions, weights_ST: NDArray[np.float64], evidence: Evidence
+    ) -> tuple[Distributions, NDArray[np.float64], NDArray[np.bool_]]:
+        least, own = self.settings.min_advantage, self.how.own
+        if least is None:
+            return fused, weights_ST, np.zeros(len(fused), np.bool_)
+        assert own is not None, "the recipe was checked"
+        worth_T = advantage(evidence.scores, own, self._priors) >= least
+        held_T = ~worth_T & (fused.counts > 0)
+        return held_back(fused, worth_T), np.where(worth_T, weights_ST, 0.0), held_T
 
 
 def _rounded(logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -155,6 +173,8 @@ def fuse_shard(
     packing = fuser.settings.granularity == "block"
     packer = Packer(fuser.settings.block_tokens)
     counts: Counts = {"chunks": 0, "positions": 0, "served": 0, "mass": 0.0, "documents": 0}
+    if fuser.settings.min_advantage is not None:
+        counts["held_back"] = 0  # positions whose target was not worth learning from
     counts["weight"] = dict.fromkeys(fuser.how.labels, 0.0)
     done = 0
     with writing_fused(path) as add:
@@ -183,6 +203,8 @@ def _count(counts: Counts, rows: FusedRows, firsts: NDArray[np.int64]) -> None:
     counts["positions"] += len(rows.inputs)
     counts["served"] += int((rows.fused.counts > 0).sum())
     counts["mass"] += float(rows.fused.mass.sum())
+    if "held_back" in counts:
+        counts["held_back"] += int(rows.held_back.sum())
     weights: Mapping[str, float] = counts["weight"]
     counts["weight"] = {
         label: weight + float(sum(rows.weights[s, firsts])) for s, (label, weight) in enumerate(weights.items())

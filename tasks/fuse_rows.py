@@ -36,6 +36,7 @@ class FusedRows:
     winner: NDArray[np.int32]  # [T]
     weights: NDArray[np.float64]  # [S, R]
     scores: NDArray[np.float64]  # [S, R], +inf for none
+    held_back: NDArray[np.bool_]  # [T] a target was there, and not worth learning from
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of the schema."""

@@ -53,6 +53,14 @@ class FuseSettings(Settings):
         title="Temperature",
         description="Divides the kept logits before their softmax; only where align keeps logits.",
     )
+    min_advantage: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        title="Least advantage",
+        description="Text gets fused targets only where the best other source predicts it better than the target model "
+        "itself by this many nats per byte; elsewhere the labels alone are learnt. What is weighed is what granularity "
+        "scores as one. Empty: everywhere.",
+    )
     source_weights: dict[str, float] = Field(
         {},
         title="Weights of sources",
@@ -84,6 +92,8 @@ class FuseSettings(Settings):
         checked_options(FUSIONS, self.rule, self.options)
         if self.granularity == "chunk" and self.score == "nats_per_token":
             raise ValueError("granularity chunk compares identical bytes: set score to nats_per_byte")
+        if self.min_advantage is not None and self.score == "nats_per_token":
+            raise ValueError("min_advantage is in nats per byte over identical bytes: set score to nats_per_byte")
         return self
 
 
@@ -103,6 +113,19 @@ def check_weights(settings: FuseSettings, labels: Collection[str]) -> None:
             raise BadInput(f"fuse.source_weights: no source is called {name!r}. {hint}Known: {', '.join(labels)}.")
     if labels and all(settings.source_weights.get(label, 1.0) == 0 for label in labels):
         raise BadInput("fuse.source_weights: every source has weight 0. Give at least one of them more.")
+
+
+def check_advantage(settings: FuseSettings, labels: Collection[str], target: str) -> None:
+    """Check that there is somebody to compare the target model with, and that it is scored; raises `BadInput`."""
+    if settings.min_advantage is None:
+        return
+    others = [label for label in labels if label != target and settings.source_weights.get(label, 1.0) > 0]
+    if target not in labels or not others:
+        what = "include_target to true" if target not in labels else "a source that counts"
+        raise BadInput(
+            f"fuse.min_advantage: it compares other sources with the target model's own score. Set {what}, or "
+            "min_advantage to empty."
+        )
 
 
 def check_inputs(settings: FuseSettings, *, past_end: bool, logits: bool, start: int | None, end: int | None) -> None:

@@ -19,7 +19,7 @@ from logitfuse.tasks.check import CheckSettings
 from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.encode import EncodeSettings
 from logitfuse.tasks.evaluate import EvaluateSettings
-from logitfuse.tasks.fuse_settings import FuseSettings, check_inputs, check_weights
+from logitfuse.tasks.fuse_settings import FuseSettings, check_advantage, check_inputs, check_weights
 from logitfuse.tasks.models.reference import ModelSettings
 from logitfuse.tasks.training.hosts import HostSettings
 from logitfuse.tasks.training.settings import TrainSettings
@@ -140,6 +140,7 @@ class Recipe(Settings):
         labels += [source.label for source in self.sources]
         check_align_inputs(self.align, self.capture, self.include_target)
         check_weights(self.fuse, labels)
+        check_advantage(self.fuse, labels, self.target.label)
         if self.train.documents != "all" and self.fuse.granularity == "block":
             raise ValueError(
                 f"train.documents: {self.train.documents!r} cannot be told apart in fuse.granularity 'block', whose "

@@ -17,7 +17,7 @@ from logitfuse.tasks.training.held_out_sample import spread_out, write_sample
 from logitfuse.tasks.training.hosts import hosts_of
 from logitfuse.tasks.training.launch import run_training
 from logitfuse.tasks.training.metrics import last_line, read_metrics
-from logitfuse.tasks.training.settings import TrainSettings, control_of
+from logitfuse.tasks.training.settings import TrainSettings, control_of, fused_of
 from logitfuse.tasks.training.watch_settings import WatchSettings
 from logitfuse.tasks.unit import Unit
 
@@ -47,7 +47,7 @@ def arm_settings(settings: TrainSettings, arm: str) -> TrainSettings:
     than skip does, it may only make none, and a stopped run shall go on where it is.
     """
     settings = settings.model_copy(update={"on_bad_step": "stop"})
-    return control_of(settings) if arm == CONTROL else settings.model_copy(update={"control": False})
+    return control_of(settings) if arm == CONTROL else fused_of(settings)
 
 
 def work(run: Run, unit: Unit) -> Work:

@@ -26,3 +26,11 @@ class Matched(NamedTuple):
 # A rule gets probs_NK and tail_N, zeros where there is no target. Options are its keyword-only arguments.
 Residual = Callable[..., Matched]
 RESIDUALS: Registry[Residual] = Registry("residual rule", "logitfuse.kernels.losses")
+
+
+def leaves_room(residual: str) -> bool:
+    """Whether a rule leaves the tokens that were not kept any probability."""
+    import torch
+
+    matched: Matched = RESIDUALS.get(residual)(torch.tensor([[0.5]]), torch.tensor([0.5]))
+    return not matched.kept_alone

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from logitfuse.kernels.losses.divergences import DIVERGENCES
 from logitfuse.kernels.losses.fused import ObjectiveParts, fused_objective
+from logitfuse.kernels.losses.gate import Head, gold_nats, open_sequences
 from logitfuse.kernels.losses.targets import SparseTargets
 from logitfuse.kernels.losses.weights import PositionWeights, by_position, by_reward, by_sequence
 from logitfuse.tasks.models.body import logit_transform, probe, run_body
@@ -61,15 +62,17 @@ class Objective(nn.Module):
                 hidden_BTH = read_row(self.model, inputs_BT, lengths, self.batching.one_kernel)
             else:
                 hidden_BTH = run_body(self.model, inputs_BT, mask_BT if self._needs_mask else None)
-        head = self.model.get_output_embeddings()
+        head, hidden_NH = self.model.get_output_embeddings(), hidden_BTH.flatten(0, 1)
+        own = self._own(clm_weight, labels_BT, lengths, scores_DS)
+        if settings.gate == "sequence" and not (isinstance(own, float) and own == 1):
+            bent = Head(head.weight, getattr(head, "bias", None), self.softcap, self.logit_scale)
+            targets, own = self._gated(hidden_NH, bent, labels_BT, targets, own, lengths, compute)
         return fused_objective(
-            hidden_BTH.flatten(0, 1),
+            hidden_NH,
             head.weight,
             labels_BT.flatten(),
             targets,
-            self._weights(
-                mask_BT, labels_BT, targets, normaliser, self._own(clm_weight, labels_BT, lengths, scores_DS), lengths
-            ),
+            self._weights(mask_BT, labels_BT, targets, normaliser, own, lengths),
             bias_V=getattr(head, "bias", None),
             residual=settings.residual,
             divergence=settings.divergence,
@@ -82,6 +85,32 @@ class Objective(nn.Module):
             dtype=compute,
             backend=settings.loss_backend,
         )
+
+    def _gated(
+        self,
+        hidden_NH: Tensor,
+        head: Head,
+        labels_BT: Tensor,
+        targets: SparseTargets,
+        own: float | Tensor,
+        lengths: Sequence[int] | None,
+        dtype: torch.dtype,
+    ) -> tuple[SparseTargets, Tensor]:
+        """Take the targets from sequences whose labels the student knows better; their labels then count whole."""
+        sizes = torch.tensor(lengths or [labels_BT.shape[1]] * len(labels_BT), device=labels_BT.device)
+        sequence_N = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+        found = gold_nats(
+            hidden_NH.detach(),
+            head,
+            labels_BT.flatten(),
+            targets,
+            residual=self._settings.residual,
+            chunk=self._settings.loss_chunk,
+            dtype=dtype,
+            backend=self._settings.loss_backend,
+        )
+        open_N = open_sequences(found, sequence_N, len(sizes))[sequence_N]
+        return targets._replace(served_N=targets.served_N & open_N), torch.where(open_N, own, 1.0)
 
     def _own(
         self, clm_weight: float, labels_BT: Tensor, lengths: Sequence[int] | None, scores_DS: Tensor | None

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from logitfuse.kernels.losses.backends import Backend
 from logitfuse.kernels.losses.divergences import DIVERGENCES, check_meaning
-from logitfuse.kernels.losses.residuals import RESIDUALS
+from logitfuse.kernels.losses.residuals import RESIDUALS, leaves_room
 from logitfuse.storage.settings import Settings
 from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
 
@@ -84,6 +84,13 @@ class TrainSettings(Settings):
         title="Times temperature²",
         description="Multiply the fused loss with the temperature's square, so that its gradients keep their size.",
     )
+    gate: Literal["none", "sequence"] = Field(
+        "none",
+        title="Gate",
+        description="sequence: a sequence has its fused loss only at steps at which the fused targets give its labels "
+        "more probability than the student itself does; else it learns its labels alone. Costs one more product of "
+        "hidden states and output head a step.",
+    )
     weighting: Literal["position", "sequence"] = Field(
         "position",
         title="Weighting",
@@ -96,6 +103,12 @@ class TrainSettings(Settings):
         description="Also train the same model on the same tokens with λ = 1, to see what fusion adds.",
     )
     learning_rate: float = Field(1e-5, gt=0, title="Learning rate", description="Highest learning rate.")
+    control_learning_rate: float | None = Field(
+        None,
+        gt=0,
+        title="Learning rate of the control",
+        description="The control's own highest learning rate, tuned for it too; empty: the same.",
+    )
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", title="Schedule", description="After the warm-up: cosine goes down to 0, constant stays."
     )
@@ -231,11 +244,30 @@ class TrainSettings(Settings):
     def _have_a_meaning(self) -> TrainSettings:
         options = checked_options(DIVERGENCES, self.divergence, self.divergence_options)
         check_meaning(self.divergence, self.residual, options)
+        if self.gate != "none" and not leaves_room(self.residual):
+            raise ValueError(
+                f"gate {self.gate!r} compares likelihoods, and residual {self.residual!r} gives labels outside "
+                "the kept tokens none, so that hardly a sequence would pass: set residual to bucket, or gate to none"
+            )
         return self
 
 
 def control_of(settings: TrainSettings) -> TrainSettings:
-    """Return the control's settings: all the same, the labels alone are learnt."""
+    """Return the control's settings: all the same, but for its own learning rate; the labels alone are learnt."""
     moving = settings.clm_weight_schedule not in ("constant", "to_one")  # from 1 these two go nowhere
     schedule = "constant" if moving else settings.clm_weight_schedule
-    return settings.model_copy(update={"clm_weight": 1.0, "clm_weight_schedule": schedule, "control": False})
+    return settings.model_copy(
+        update={
+            "clm_weight": 1.0,
+            "clm_weight_schedule": schedule,
+            "control": False,
+            "learning_rate": settings.control_learning_rate or settings.learning_rate,
+            "control_learning_rate": None,
+            "gate": "none",
+        }
+    )
+
+
+def fused_of(settings: TrainSettings) -> TrainSettings:
+    """Return the fused arm's settings: nothing of the control's."""
+    return settings.model_copy(update={"control": False, "control_learning_rate": None})

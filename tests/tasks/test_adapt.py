@@ -25,6 +25,7 @@ from logitfuse.storage.errors import BadInput, ShardMismatch, ShardMissing
 from logitfuse.storage.keys import result_key
 from logitfuse.tasks import train
 from logitfuse.tasks.adapt import adapt_config, adapted
+from logitfuse.tasks.checks import claim_folder
 from logitfuse.tasks.execute import do_prepare, do_units, is_up_to_date, stage_status
 from logitfuse.tasks.recipe import Recipe, parse_recipe
 from logitfuse.tasks.results import MEAN, results
@@ -111,6 +112,7 @@ def run_of(recipe: dict[str, Any]) -> Run:
 def made(recipe: dict[str, Any], *stages: str) -> Run:
     """Do these stages after prepare."""
     run = run_of(recipe)
+    claim_folder(run.recipe)
     do_prepare(run)
     for stage in stages:
         list(do_units(run, run.units(stage)))
@@ -149,7 +151,7 @@ def test_adapting_makes_models_better_on_text_they_did_not_read(whole: Run) -> N
 def test_what_comes_out_is_a_model_like_any_other(whole: Run) -> None:
     folder, given = folder_of(whole, SECOND), whole.given[SECOND].home.folder
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert model.config.vocab_size == 340
+    assert model.config.vocab_size == whole.given[SECOND].head_width
     assert (folder / "tokenizer.json").read_bytes() == (given / "tokenizer.json").read_bytes()
     assert AutoTokenizer.from_pretrained(folder).eos_token == "</s>"
     assert "second, adapted" in (folder / "README.md").read_text()
@@ -347,7 +349,7 @@ def test_lora_is_merged_into_the_model(tmp_path: Path, models: list[Path]) -> No
         ({"target": {"adapt": {"documents": "half"}}}, ["target.adapt.documents", "'odd'"]),
         ({"sources": [{"model": "b", "adapt": {"epochs": 0}}]}, ["sources.0.adapt.epochs", "greater than"]),
         ({"train": {"documents": "odd"}, "fuse": {"granularity": "block"}}, ["train.documents", "block"]),
-        ({"sources": [{"adapt": {"seed": 1}}, {"adapt": {"seed": 1}, "name": "x"}]}, ["is listed twice"]),
+        ({"sources": [{"adapt": {"seed": 1}, "name": n} for n in "ab"]}, ["is listed twice"]),
         ({"sources": [{"adapt": {}}]}, ["two models are called 'smollm2-135m'"]),
         ({"sources": [{"adapt": {}}], "include_target": False}, ["two models are called 'smollm2-135m'"]),
     ],
@@ -368,7 +370,7 @@ def test_specialists_are_one_model_adapted_in_several_ways() -> None:
 
 
 def test_killed_and_started_again_it_makes_the_same_model(tmp_path: Path, models: list[Path]) -> None:
-    recipe = adapting(tmp_path, models, tokens_per_step=64, epochs=12)
+    recipe = adapting(tmp_path, models, tokens_per_step=256, max_steps=12)
     whole = made({**recipe, "name": "whole"}, "encode", "adapt")
     run = made(recipe, "encode")
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
@@ -376,7 +378,7 @@ def test_killed_and_started_again_it_makes_the_same_model(tmp_path: Path, models
     metrics = run.recipe.folder / "adapt" / FIRST / f"metrics.{run.work(Unit('adapt', FIRST)).key}.jsonl"
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        while process.poll() is None and (not metrics.exists() or len(read_metrics(metrics)) < 5):
+        while process.poll() is None and (not metrics.exists() or len(read_metrics(metrics)) < 4):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -384,6 +386,5 @@ def test_killed_and_started_again_it_makes_the_same_model(tmp_path: Path, models
     assert list(metrics.parent.glob("checkpoints.*/checkpoint-*"))
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "resuming after step" in again.stdout, again.stdout
-    assert weights(folder_of(Run(run.recipe), FIRST)).keys()
     one, other = (folder_of(Run(r.recipe), FIRST) / "model.safetensors" for r in (whole, run))
     assert one.read_bytes() == other.read_bytes()
