@@ -37,7 +37,7 @@ def pipeline(recipe: Recipe, start_at: StageName = "prepare", stop_after: StageN
 @flow(name="rebuild-fused", flow_run_name="rebuild-fused-{recipe.name}")
 @saying_how_it_ended
 def rebuild_fused(recipe: Recipe) -> str:
-    """Bring the fused targets up to date with the corpus, the models and the settings; train nothing.
+    """Bring the fused targets up to date with the corpus, the models and the settings; the target is not trained.
 
     For a nightly schedule: it ends within seconds where nothing is stale.
 

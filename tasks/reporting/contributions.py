@@ -34,6 +34,7 @@ def fusion_facts(run: Run) -> dict[str, Any]:
             for domain in sorted(weights)
         },
         **_served(records),
+        **_held_back(records),
         "documents": sum(record.counts["documents"] for record in records),
     }
 
@@ -57,6 +58,14 @@ def _served(records: list[Record]) -> dict[str, Any]:
         "served_share": served / positions if positions else 0.0,
         "mass_kept": mass / served if served else 0.0,
     }
+
+
+def _held_back(records: list[Record]) -> dict[str, float]:
+    """Return the share of the positions whose target was not worth learning from, where the recipe asks that."""
+    if not any("held_back" in record.counts for record in records):
+        return {}
+    positions, held = (sum(record.counts[name] for record in records) for name in ("positions", "held_back"))
+    return {"held_back_share": held / positions if positions else 0.0}
 
 
 def _shares(labels: list[str], weights_S: np.ndarray) -> dict[str, float]:

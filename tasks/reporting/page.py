@@ -60,6 +60,8 @@ def tiles(facts: dict[str, Any]) -> list[dict[str, str]]:
             found.append({"value": in_percent(row["percent"]), "label": label, "note": note, "tone": row["verdict"]})
     fusion = facts["fusion"]
     note = f"of {fusion['positions']:,} positions, with {percent(fusion['mass_kept'])} of the mass"
+    if "held_back_share" in fusion:
+        note += f"; {percent(fusion['held_back_share'])} were held back, where no source is better than the target"
     found.append(
         {"value": percent(fusion["served_share"]), "label": "had a fused prediction", "note": note, "tone": ""}
     )

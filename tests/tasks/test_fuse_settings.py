@@ -103,3 +103,17 @@ def test_what_changes_no_byte_changes_no_key(one: dict, other: dict) -> None:
 )
 def test_what_changes_bytes_changes_the_key(settings: dict) -> None:
     assert result_key("fuse", key_settings(FuseSettings(**settings)), []) != result_key("fuse", FuseSettings(), [])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fuse": {"min_advantage": 0.01}, "include_target": False}, "include_target to true"),
+        ({"fuse": {"min_advantage": 0.01, "source_weights": {"gemma3-270m": 0}}}, "a source that counts"),
+        ({"fuse": {"min_advantage": 0.01, "score": "nats_per_token"}}, "set score to nats_per_byte"),
+        ({"fuse": {"min_advantage": float("inf")}}, "finite"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(change: dict, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        parse_recipe(change, "r.yaml")

@@ -366,3 +366,42 @@ def test_without_the_targets_own_distributions_empty_rows_stay_empty(tmp_path: P
     without, _, _ = fuse(tmp_path, chunks, settings, past_end=True, logits=True, labels=LABELS[1:])
     assert all(all(row["counts"]) for row in with_own if row["weights"] != [0, 0, 0])
     assert not all(all(row["counts"]) for row in without) and len(without[0]["weights"]) == 2
+
+
+@pytest.mark.parametrize("least", [-0.2, 0.0, 0.1])
+def test_documents_without_the_advantage_get_no_target(tmp_path: Path, least: float) -> None:
+    chunks = made_up(5, 50, start=28, past_end=False, logits=False)
+    every, all_counts, _ = fuse(tmp_path, chunks, FuseSettings(rule="avg_ce"), start=28)
+    rows, counts, _ = fuse(tmp_path, chunks, FuseSettings(rule="avg_ce", min_advantage=least), start=28)
+    scores = {c[0].document: nats_per_byte(c) for c in by_document(chunks)}
+    held = opened = 0
+    for chunk, row, whole in zip(chunks, rows, every, strict=True):
+        own, *others = scores[chunk.document]
+        same = ("inputs", "labels", "scores", "split", "domain", "doc_id")
+        assert repr([row[n] for n in same]) == repr([whole[n] for n in same]), "the labels are learnt all the same"
+        if np.isfinite(own) and own - min(others) >= least:
+            assert repr(row) == repr(whole)
+            opened += 1
+        else:
+            assert stored(row) == [{}] * len(row["labels"]) and not any(row["mass"]) and not any(row["weights"])
+            assert row["winner"] == [-1] * len(row["labels"])
+            held += sum(n > 0 for n in whole["counts"])
+    assert held and opened and counts["held_back"] == held
+    assert counts["served"] == all_counts["served"] - held and "held_back" not in all_counts
+
+
+@pytest.mark.parametrize("settings", [s for s in SETTINGS if s.get("score") != "nats_per_token"])
+def test_held_back_the_same_bytes_for_any_batch_size(tmp_path: Path, settings: dict[str, Any]) -> None:
+    chunks = made_up(2, 40, start=28, past_end=False, logits=False)
+    chosen = FuseSettings(**settings, min_advantage=0.05)
+    files = [fuse(tmp_path, chunks, chosen, start=28, rows=rows)[2].read_bytes() for rows in (1, 3, 1000)]
+    assert files[0] == files[1] == files[2]
+
+
+def test_a_block_is_weighed_as_one(tmp_path: Path) -> None:
+    chunks = made_up(3, 60, start=None, past_end=True, logits=True)
+    settings = FuseSettings(granularity="block", block_tokens=16, rule="min_ce", min_advantage=0.0)
+    rows, counts, _ = fuse(tmp_path, chunks, settings, past_end=True, logits=True)
+    better = [row["scores"][0] - min(row["scores"][1:]) >= 0 for row in rows]
+    assert any(better) and not all(better) and counts["held_back"]
+    assert [any(row["counts"]) for row in rows] == better
