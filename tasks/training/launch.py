@@ -55,10 +55,11 @@ def run_training(
     """
     _refuse_what_is_missing(config)
     folder = config.metrics.parent
-    of_host = f"-{hosts.rank}" if hosts else ""  # several hosts write into one shared folder
+    # Two runs may train in one folder at once, each by its own settings; and several hosts share a folder.
+    of_run = config.key + (f"-{hosts.rank}" if hosts else "")
     on_cpu = device == "cpu" or not _has_gpu(device)
-    written = folder / f"worker{of_host}.json"
-    accelerate = folder / f"accelerate{of_host}.yaml"
+    written = folder / f"worker.{of_run}.json"
+    accelerate = folder / f"accelerate.{of_run}.yaml"
     with replacing(written) as scratch:
         scratch.write_text(config.model_dump_json(indent=1))
     with replacing(accelerate) as scratch:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,15 @@ def test_killed_cancelled_and_resumed_is_undisturbed_to_the_bit(run):
     assert any("step 12/12" in line for line in said) and len(beats) > 2
     assert steps_of(broken) == steps_of(whole)
     assert weights(broken) == weights(whole)
+
+
+def test_two_runs_in_one_folder_at_once_each_keep_to_their_own_settings(run):
+    one, other = run("one", max_steps=3, clm_weight=1.0), run("other", max_steps=3, clm_weight=0.25)
+    beside = other.model_copy(update={"metrics": one.metrics.parent / "metrics.k2.jsonl", "key": "k2"})
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda config: run_training(config, device="cpu"), [one, beside]))
+    assert [line["clm_weight"] for line in steps_of(one)] == [1.0] * 3
+    assert [line["clm_weight"] for line in steps_of(beside)] == [0.25] * 3
 
 
 def test_workers_die_with_the_process_that_started_them(run):
