@@ -39,6 +39,13 @@ class EvaluateSettings(Settings):
     split: Literal["validation", "test"] = Field(
         "validation", title="Split", description="Held-out part; keep test for the last, locked comparison."
     )
+    chunks_per_document: int | None = Field(
+        None,
+        ge=1,
+        title="Chunks of each document",
+        description="Only this many chunks from a document's start are scored, so that many documents cost little; "
+        "empty: all of them.",
+    )
     tokens_per_batch: int = Field(
         2048, ge=1, title="Tokens per batch", description="Upper bound of a forward pass, padding included."
     )
@@ -84,7 +91,8 @@ def work(run: Run, unit: Unit) -> Work:
     shards = [record for record in run.shards if record.counts["splits"].get(settings.split)]
 
     def compute(path: Path, progress: Progress) -> Counts:
-        texts = (row for record in shards for row in read_texts(verified_path(run.store, record), settings.split))
+        paths = (verified_path(run.store, record) for record in shards)
+        texts = (row for path in paths for row in read_texts(path, settings.split, settings.chunks_per_document))
         model = run.loaded(source)
         try:
             return evaluate_model(model, source, texts, settings, path, progress)
@@ -118,12 +126,12 @@ def _model_of(run: Run, label: str) -> tuple[Source, tuple[Record, ...]]:
     return replace(run.target, home=ModelHome(settings, folder, record.checksum)), (record,)
 
 
-def read_texts(prepared: Path, split: str) -> Iterator[dict[str, Any]]:
-    """Yield the chunks of one split of a prepared shard."""
+def read_texts(prepared: Path, split: str, chunks: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the chunks of one split of a prepared shard, of each document the first `chunks` alone if given."""
     for batch in read_batches(prepared, COLUMNS):
         rows = Rows(batch)
         for row in range(len(rows)):
-            if rows.value("split", row) == split:
+            if rows.value("split", row) == split and (chunks is None or rows.value("chunk", row) < chunks):
                 yield {column: rows.value(column, row) for column in COLUMNS}
 
 

@@ -50,7 +50,7 @@ def document_of(row: Row, split: SplitName | None, settings: CorpusSettings) -> 
         doc_id=row.default_id if settings.id_column is None else _id(row, settings.id_column),
         text=text,
         domain=_domain(row, settings),
-        split=split or assigned_split(encoded, settings.held_out_share, settings.seed),
+        split=split or assigned_split(encoded, settings.held_out_share, settings.seed, settings.test_share),
     )
 
 
@@ -87,13 +87,16 @@ def text_key(text: bytes, size: int = 16, seed: int = 0) -> bytes:
     return hashlib.blake2b(normalise(text) or text, digest_size=size, key=str(seed).encode()).digest()
 
 
-def assigned_split(text: bytes, held_out_share: float, seed: int) -> SplitName:
+def assigned_split(text: bytes, held_out_share: float, seed: int, test_share: float = 0.0) -> SplitName:
     """Return the split of a document whose corpus has none: by its wording and the seed alone.
 
-    So exact duplicates fall into the same split, and neither order nor appended documents move any other.
+    So exact duplicates fall into the same split, and neither order nor appended documents move any other. A test
+    share takes from the training documents only.
     """
     rank = int.from_bytes(text_key(text, 8, seed)) / 2**64
-    return "validation" if rank < held_out_share else "train"
+    if rank < held_out_share:
+        return "validation"
+    return "test" if rank < held_out_share + test_share else "train"
 
 
 def _id(row: Row, column: str) -> str:

@@ -33,8 +33,10 @@ def read_documents(settings: CorpusSettings, splits: Collection[SplitName] = SPL
     Raises BadInput for the first row that cannot be used, with file, line or row, and what to do.
     """
     settings = located(settings)
-    parts = [part for part in corpus_parts(settings) if part.split is None or part.split in splits]
-    return _documents(parts, settings, splits)
+    every = corpus_parts(settings)
+    if any(part.split == "validation" for part in every):  # it has its own, so training text gives to test alone
+        settings = settings.model_copy(update={"held_out_share": 0.0})
+    return _documents([part for part in every if part.split is None or part.split in splits], settings, splits)
 
 
 def check_corpus(settings: CorpusSettings) -> None:
@@ -73,7 +75,7 @@ def corpus_parts(settings: CorpusSettings) -> list[Part]:
         opened = open_hub(settings)
     else:
         return _file_parts(settings)
-    return _parts_of([Part(split, rows) for split, rows in opened.items()])
+    return _parts_of([Part(split, rows) for split, rows in opened.items()], settings)
 
 
 def is_hub_source(settings: CorpusSettings) -> bool:
@@ -99,7 +101,7 @@ def _file_parts(settings: CorpusSettings) -> list[Part]:
         for split, members in groups
         for file in members
     ]
-    return _parts_of(parts)
+    return _parts_of(parts, settings)
 
 
 def _opener(
@@ -108,10 +110,14 @@ def _opener(
     return lambda: rows(file, stem, settings)
 
 
-def _parts_of(parts: list[Part]) -> list[Part]:
-    """A training split alone is a corpus without splits: its documents are assigned one by one."""
-    if {part.split for part in parts} == {"train"}:
-        return [part._replace(split=None) for part in parts]
+def _parts_of(parts: list[Part], settings: CorpusSettings) -> list[Part]:
+    """Return the parts, those whose documents are assigned one by one without a split.
+
+    A training split alone is a corpus without splits. One that has validation, but no test, gives some to test.
+    """
+    splits = {part.split for part in parts}
+    if splits == {"train"} or (settings.test_share and "validation" in splits and "test" not in splits):
+        return [part._replace(split=None) if part.split == "train" else part for part in parts]
     return parts
 
 

@@ -1,8 +1,10 @@
 """What a user can say about the text: where it is, which columns to read, what is held out, how it is cut."""
 
+from __future__ import annotations
+
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from logitfuse.storage.settings import Settings
 
@@ -64,6 +66,14 @@ class CorpusSettings(Settings):
         title="Held-out share",
         description="Share of documents held out for validation where the corpus has no held-out split of its own.",
     )
+    test_share: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        title="Test share",
+        description="Share of documents held out further, for a last, locked comparison, where the corpus has no test "
+        "split of its own. They are other ones than those held out for validation, which it does not move.",
+    )
     held_out_documents: int | None = Field(
         default=None,
         ge=1,
@@ -101,3 +111,9 @@ class CorpusSettings(Settings):
     documents_per_shard: int = Field(
         default=2000, ge=1, title="Documents per shard", description="Documents whose chunks make up one shard."
     )
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> CorpusSettings:
+        if self.held_out_share + self.test_share >= 1:
+            raise ValueError("held_out_share and test_share together leave nothing to train on; lower one of them")
+        return self
