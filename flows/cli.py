@@ -16,6 +16,8 @@ from logitfuse.flows.audit import audit
 from logitfuse.flows.convert import convert
 from logitfuse.flows.push import push
 from logitfuse.flows.show import bars, console, errors, results_table, status_table
+from logitfuse.flows.study import results as results_page
+from logitfuse.flows.study import study
 from logitfuse.flows.verify import verify
 from logitfuse.flows.worker_config import worker_config
 from logitfuse.storage.errors import BadInput, LogitfuseError
@@ -131,6 +133,8 @@ app.command()(convert)
 app.command()(audit)
 app.command()(push)
 app.command()(worker_config)
+app.command()(study)
+app.command("results")(results_page)
 
 
 @app.command()

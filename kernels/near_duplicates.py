@@ -72,10 +72,14 @@ def build_index(parts: Iterable[Hashes]) -> ShingleIndex:
 
 def overlap(text: bytes, index: ShingleIndex, words: int = SHINGLE_WORDS) -> float:
     """Return the share (0 to 1) of the text's shingles that stand in the index; 0 for a text without words."""
+    shared, runs = count_shared(text, index, words)
+    return shared / runs if runs else 0.0
+
+
+def count_shared(text: bytes, index: ShingleIndex, words: int = SHINGLE_WORDS) -> tuple[int, int]:
+    """Return how many of the text's shingles stand in the index, and how many it has."""
     found = shingles(text, words)
-    if not found.size:
-        return 0.0
-    return _count_members(found, index.values, index.buckets, np.uint64(index.shift)) / found.size
+    return int(_count_members(found, index.values, index.buckets, np.uint64(index.shift))), found.size
 
 
 def _view(text: bytes) -> npt.NDArray[np.uint8]:

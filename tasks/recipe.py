@@ -171,10 +171,15 @@ def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises `BadInput` naming the file, the field, what is wrong and the closest known name.
     """
+    return parse_recipe(recipe_content(path, overrides), path)
+
+
+def recipe_content(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a recipe's file says, overrides applied, before it is validated."""
     content = _parse(_text_of(path), path)
     for override in overrides:
-        _apply(content, override)
-    return parse_recipe(content, path)
+        apply_override(content, override)
+    return content
 
 
 def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
@@ -241,7 +246,8 @@ def _parse(text: str, path: str) -> dict[str, Any]:
     return content
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Change a recipe's content as `field.field=value` says."""
     name, equals, value = override.partition("=")
     if not equals or not name:
         raise BadInput(f"--set {override}: write it as field.field=value.")

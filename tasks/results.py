@@ -77,13 +77,14 @@ def documents_of(run: Run, models: list[Contestant]) -> dict[str, DocumentScores
         first = next(iter(views.values()))
         document = documents[first.value("doc_id", row)]
         document.domain = first.value("domain", row)
-        nats_S, shared = nats_over_identical_bytes([_scored(view, row) for view in views.values()])
+        nats_S, shared = nats_over_identical_bytes([scored(view, row) for view in views.values()])
         document.nats_S += nats_S
         document.bytes += shared
     return documents
 
 
-def _scored(view: Rows, row: int) -> Scored:
+def scored(view: Rows, row: int) -> Scored:
+    """Return what an evaluation says of one chunk."""
     ends = view.values("ends", row).astype(np.int64)
     begins = np.concatenate([[view.value("begin", row)], ends[:-1]]) if len(ends) else ends
     return Scored(begins, ends, view.values("nats", row).astype(np.float64))

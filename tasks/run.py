@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from logitfuse.tasks import prepare
 from logitfuse.tasks.adapt import adapted
 from logitfuse.tasks.engine import Work, find
 from logitfuse.tasks.models.causal import CausalModel, load_causal_model
+from logitfuse.tasks.models.reference import ModelSettings
 from logitfuse.tasks.models.source import Source, read_source
 from logitfuse.tasks.published_split import PublishedSplit, published_split
 from logitfuse.tasks.recipe import Recipe
@@ -24,21 +26,23 @@ from logitfuse.tasks.unit import Unit
 class Run:
     """Gives stages their models, inputs and keys. Reading only: making things is the engine's part."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, read: Callable[[ModelSettings], Source] = read_source) -> None:
+        """`read` finds a model and its tokenizer; whoever opens many runs of the same models gives one that keeps."""
         self.recipe = recipe
+        self._read = read
         self.store = LocalStore(recipe.folder)
         self._records: dict[Unit, Record] = {}
         self._loaded: tuple[Path, CausalModel] | None = None
 
     @cached_property
     def target(self) -> Source:
-        return read_source(self.recipe.target)
+        return self._read(self.recipe.target)
 
     @cached_property
     def teachers(self) -> dict[str, Source]:
         """The models that are captured, by label: the target first, where it is one of them."""
         found = [self.target] if self.recipe.include_target else []
-        found += [read_source(settings) for settings in self.recipe.sources]
+        found += [self._read(settings) for settings in self.recipe.sources]
         return {source.label: source for source in found}
 
     @cached_property

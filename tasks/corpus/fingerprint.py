@@ -1,6 +1,7 @@
 """What the text of a corpus is, as one checksum: of its files' contents, or of the hub's commit."""
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 from logitfuse.storage.checksums import checksum_bytes, checksum_file
@@ -20,7 +21,18 @@ def corpus_fingerprint(settings: CorpusSettings) -> str:
     if is_hub_source(settings):
         return _over(["hub", settings.source, settings.subset, resolved_revision(settings)])
     root, files = _files(settings)
-    return _over([[file.relative_to(root).as_posix(), checksum_file(file)] for file in files])
+    return _over([[file.relative_to(root).as_posix(), _checksum(file, *_stamp(file))] for file in files])
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+@lru_cache(maxsize=4096)
+def _checksum(file: Path, size: int, time: int, inode: int) -> str:
+    """Checksum a file; its stamp only spares reading it again within one process."""
+    return checksum_file(file)
 
 
 def _files(settings: CorpusSettings) -> tuple[Path, list[Path]]:

@@ -75,7 +75,9 @@ def test_two_level_intervals_cover_the_truth(between_seeds, documents):
     draws = draw(8, documents, draws=1000)
     for _ in range(200):
         of_document = random.normal(0, 1, documents)
-        nats_SD = 0.5 + between_seeds * random.normal(0, 1, (8, 1)) + of_document + random.normal(0, 0.1, (8, documents))
+        nats_SD = (
+            0.5 + between_seeds * random.normal(0, 1, (8, 1)) + of_document + random.normal(0, 0.1, (8, documents))
+        )
         found = two_level_interval(nats_SD, np.ones(documents), draws)
         held += found.low <= 0.5 <= found.high
     assert held / 200 > 0.89

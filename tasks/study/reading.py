@@ -1,0 +1,119 @@
+"""Studies as YAML: reading them, and the recipe of each variant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from logitfuse.storage.errors import BadInput
+from logitfuse.tasks.recipe import apply_override, explain, recipe_content
+from logitfuse.tasks.study.settings import Study
+
+FOLDER = "studies"
+
+
+def shipped_studies() -> list[str]:
+    """Return the names of the studies that come with the package."""
+    folder = files("logitfuse.recipes").joinpath(FOLDER)
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_study(path: str, overrides: Sequence[str] = ()) -> tuple[Study, dict[str, Any]]:
+    """Read a study from a YAML file, or a shipped one by name; return it and its base recipe's content.
+
+    A recipe that the study names by a path is looked for beside the study's file first. `a.b=value` overrides come
+    after what the study itself sets. Raises `BadInput`.
+    """
+    content = _content(path)
+    try:
+        study = Study.model_validate(content)
+    except ValidationError as error:
+        raise BadInput(f"{path}: {explain(error, Study)}") from None
+    beside = Path(path).expanduser().parent / study.recipe
+    base = recipe_content(str(beside) if beside.is_file() else study.recipe)
+    apply_settings(base, study.set, f"{path}: set")
+    for override in overrides:
+        apply_override(base, override)
+    return study, base
+
+
+def apply_settings(content: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
+    """Change a recipe's content: `a.b: c` replaces what stands at a.b, nested mappings add to what stands there."""
+    for name, value in changes.items():
+        *path, last = str(name).split(".")
+        place: Any = content
+        for part in path:
+            place = _inside(place, part, f"{where}.{name}")
+        if not path and isinstance(value, dict):
+            _merge(place, last, value)
+        else:
+            _put(place, last, value, f"{where}.{name}")
+
+
+def flat_settings(changes: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return changes with dotted names, as they are shown."""
+    found: dict[str, Any] = {}
+    for name, value in changes.items():
+        if isinstance(value, dict) and value and "." not in str(name):
+            found |= flat_settings(value, f"{above}{name}.")
+        else:
+            found[f"{above}{name}"] = value
+    return found
+
+
+def _merge(place: Any, name: str, changes: dict[str, Any]) -> None:
+    if not isinstance(place.get(name), dict):
+        place[name] = {}
+    for inner, value in changes.items():
+        if isinstance(value, dict):
+            _merge(place[name], inner, value)
+        else:
+            place[name][inner] = value
+
+
+def _inside(place: Any, part: str, where: str) -> Any:
+    if isinstance(place, list):
+        if not part.isdecimal() or int(part) >= len(place):
+            raise BadInput(f"{where}: {part!r} is no number of an entry; there are {len(place)}, counted from 0.")
+        return place[int(part)]
+    if place.get(part) is None:
+        place[part] = {}
+    if not isinstance(place[part], (dict, list)):
+        raise BadInput(f"{where}: {part!r} is a value ({place[part]!r}) and holds no fields.")
+    return place[part]
+
+
+def _put(place: Any, name: str, value: Any, where: str) -> None:
+    if isinstance(place, list):
+        _inside(place, name, where)
+        place[int(name)] = value
+    else:
+        place[name] = value
+
+
+def _content(path: str) -> dict[str, Any]:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        file = _shipped(path)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not YAML in UTF-8: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: a study is a mapping of fields, not a {type(content).__name__}.")
+    return content
+
+
+def _shipped(path: str) -> Path:
+    name, shipped = path.removesuffix(".yaml"), shipped_studies()
+    if name in shipped:
+        return Path(str(files("logitfuse.recipes").joinpath(FOLDER, f"{name}.yaml")))
+    close = difflib.get_close_matches(name, shipped, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise BadInput(f"{path}: no such file, and no shipped study of that name.{hint} Shipped: {', '.join(shipped)}.")

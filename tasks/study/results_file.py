@@ -1,0 +1,42 @@
+"""One JSON file for the results of several studies, from which the page is made; `primary` is the locked contrast."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from logitfuse.storage.atomic import replacing
+from logitfuse.storage.errors import BadInput
+
+FORMAT = 1
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Return what a file of results holds, an empty one where there is no file; raises `BadInput`."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {"format": FORMAT, "primary": None, "studies": {}}
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: no file of results: {error}. Give another file, or remove this one.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT or "studies" not in content:
+        raise BadInput(f"{path}: not made by `logitfuse study --json`. Give another file, or remove this one.")
+    return content
+
+
+def add_study(path: Path, facts: dict[str, Any]) -> None:
+    """Put a study's results into the file, in the place of what it held of that study; the others stay.
+
+    `primary` is that of the first study in the file whose locked split was looked at, None without one.
+    """
+    content = read_results(path)
+    content["studies"][facts["study"]] = facts
+    locked = [study["locked"]["primary"] for study in content["studies"].values() if study.get("locked")]
+    content["primary"] = locked[0] if locked else None
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        with replacing(path) as scratch:
+            scratch.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.") from error
