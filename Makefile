@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup test check format demo test-server test-install test-slow test-triton test-all scale clean help
+.PHONY: setup test check format demo experiments experiments-full results test-server test-install test-slow test-triton test-all scale clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -54,6 +54,25 @@ demo: setup  ## fuse Gemma-3-270M into SmolLM2-135M on real text (about ten minu
 
 scale: setup  ## 100 M tokens through the data stages: time and memory (about an hour on two cores, 20 GB of disk)
 	$(BIN)/python benchmarks/scale.py --json benchmarks/results/scale-2cpu.json
+
+# A study that was stopped goes on where it was; SCALE multiplies documents and training steps.
+SCALE ?= 0.1
+RESULTS ?= runs/results.json
+WORDS = $(wildcard $(RESULTS:.json=.words.md))
+
+experiments: setup  ## headroom and the main comparison in small (under an hour on two cores); SCALE=0.1
+	mkdir -p $(dir $(RESULTS))
+	$(BIN)/logitfuse study headroom --json $(RESULTS)
+	$(BIN)/logitfuse study main --scale $(SCALE) --json $(RESULTS) $(addprefix --only ,base source clm default paper)
+	$(MAKE) results
+
+experiments-full: setup  ## all studies at full size (days on two cores); run it again to go on
+	mkdir -p $(dir $(RESULTS))
+	for study in headroom main ablations; do $(BIN)/logitfuse study $$study --json $(RESULTS) || exit 1; done
+	$(MAKE) results
+
+results: setup  ## the results page from its numbers (RESULTS=runs/results.json)
+	$(BIN)/logitfuse results $(RESULTS) $(if $(WORDS),--words $(WORDS))
 
 clean:  ## remove what the build leaves; runs/ and the cache of models stay
 	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

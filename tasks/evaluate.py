@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,6 +46,13 @@ class EvaluateSettings(Settings):
         title="Chunks of each document",
         description="Only this many chunks from a document's start are scored, so that many documents cost little; "
         "empty: all of them.",
+    )
+    documents_per_domain: int | None = Field(
+        None,
+        ge=1,
+        title="Documents of each domain",
+        description="Only this many documents of each domain are scored, the first ones in the corpus's order; empty: "
+        "all of them.",
     )
     tokens_per_batch: int = Field(
         2048, ge=1, title="Tokens per batch", description="Upper bound of a forward pass, padding included."
@@ -91,8 +99,7 @@ def work(run: Run, unit: Unit) -> Work:
     shards = [record for record in run.shards if record.counts["splits"].get(settings.split)]
 
     def compute(path: Path, progress: Progress) -> Counts:
-        paths = (verified_path(run.store, record) for record in shards)
-        texts = (row for path in paths for row in read_texts(path, settings.split, settings.chunks_per_document))
+        texts = held_out_texts((verified_path(run.store, record) for record in shards), settings)
         model = run.loaded(source)
         try:
             return evaluate_model(model, source, texts, settings, path, progress)
@@ -126,12 +133,24 @@ def _model_of(run: Run, label: str) -> tuple[Source, tuple[Record, ...]]:
     return replace(run.target, home=ModelHome(settings, folder, record.checksum)), (record,)
 
 
-def read_texts(prepared: Path, split: str, chunks: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the chunks of one split of a prepared shard, of each document the first `chunks` alone if given."""
+def held_out_texts(prepared: Iterable[Path], settings: EvaluateSettings) -> Iterator[dict[str, Any]]:
+    """Yield the chunks of prepared shards that are scored, document after document."""
+    taken: dict[str, set[str]] = defaultdict(set)
+    chunks, most = settings.chunks_per_document, settings.documents_per_domain
+    for row in (row for path in prepared for row in read_texts(path, settings.split)):
+        documents = taken[row["domain"]]
+        if most is None or row["doc_id"] in documents or len(documents) < most:
+            documents.add(row["doc_id"])
+            if chunks is None or row["chunk"] < chunks:
+                yield row
+
+
+def read_texts(prepared: Path, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the chunks of one split of a prepared shard."""
     for batch in read_batches(prepared, COLUMNS):
         rows = Rows(batch)
         for row in range(len(rows)):
-            if rows.value("split", row) == split and (chunks is None or rows.value("chunk", row) < chunks):
+            if rows.value("split", row) == split:
                 yield {column: rows.value(column, row) for column in COLUMNS}
 
 

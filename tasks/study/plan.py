@@ -80,7 +80,16 @@ def variant_recipe(study: Study, base: dict[str, Any], name: str, seed: int | No
     if seed is not None:
         apply_settings(content, {"train.seed": seed}, where)
     apply_settings(content, {"train.control": variant.model == "control", "evaluate.split": study.choose_on}, where)
+    for model in (content.get("target"), *content.get("sources", [])):
+        _scale_adapting(model, scale)
     return _scaled(parse_recipe(content, where), scale, variant.times_tokens, where)
+
+
+def _scale_adapting(model: Any, scale: float) -> None:
+    """Multiply the steps for which a model is adapted, where there is a number of them."""
+    adapt = model.get("adapt") if isinstance(model, dict) else None
+    if isinstance(adapt, dict) and isinstance(adapt.get("max_steps"), int):
+        adapt["max_steps"] = max(1, round(adapt["max_steps"] * scale))
 
 
 def _scaled(recipe: Recipe, scale: float, times: float, where: str) -> Recipe:
@@ -116,4 +125,5 @@ def _compared(recipe: Recipe) -> dict[str, Any]:
         "corpus": recipe.corpus,
         "target": (recipe.target.model, recipe.target.revision),
         "evaluate.chunks_per_document": recipe.evaluate.chunks_per_document,
+        "evaluate.documents_per_domain": recipe.evaluate.documents_per_domain,
     }

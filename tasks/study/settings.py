@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -76,6 +77,12 @@ class Study(Settings):
     set: dict[str, Any] = Field({}, title="Settings", description="Fields of the base that differ, as in a variant.")
     seeds: tuple[int, ...] = Field((1,), min_length=1, title="Seeds", description="train.seed of each run.")
     variants: dict[str, Variant] = Field({}, title="Variants", description="What is tried, by name.")
+    grid: dict[str, tuple[Any, ...]] = Field(
+        {},
+        title="Grid",
+        description="Values of fields of the recipe; every combination becomes a variant that is not trained, so that "
+        "headroom shows which are worth it.",
+    )
     contrasts: tuple[Contrast, ...] = Field((), title="Contrasts", description="What is compared, declared beforehand.")
     token_curve: TokenCurve | None = Field(None, title="Token curve")
     plain: str = Field(
@@ -86,6 +93,19 @@ class Study(Settings):
     )
     choose_on: Split = Field("validation", title="Choose on", description="The split that may be looked at freely.")
     lock: Split = Field("test", title="Lock", description="The split that only --locked looks at.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grid_makes_variants(cls, content: Any) -> Any:
+        """Add the grid's combinations to the variants, each named by its values."""
+        if not isinstance(content, dict) or not isinstance(content.get("grid"), dict):
+            return content
+        names, values = list(content["grid"]), [v if isinstance(v, list) else [v] for v in content["grid"].values()]
+        made = {
+            ", ".join(map(str, one)): {"train": False, "set": dict(zip(names, one, strict=True))}
+            for one in product(*values)
+        }
+        return content | {"variants": made | (content.get("variants") or {}), "grid": {}}
 
     @field_validator("seeds")
     @classmethod

@@ -488,6 +488,35 @@ class TestHeldOut:
             ("train", "", None),
         ]
 
+    def test_a_test_share_takes_from_training_alone_and_is_cleaned_like_validation(self, tmp_path: Path) -> None:
+        random.seed(3)
+        texts = [" ".join(random.choices("abcdefghij", k=30)) + f" {n}" for n in range(300)]
+        texts += [text + " and a few more words" for text in texts[:300]]  # near duplicates of all, held-out ones too
+        file = write_jsonl(tmp_path / "c.jsonl", rows(texts))
+        shares = {"held_out_share": 0.1, "near_duplicate_overlap": 0.2}
+        without = {d.doc_id: d.split for d in documents(file, **shares)}
+        split = {d.doc_id: d.split for d in documents(file, test_share=0.2, **shares)}
+        assert split == {d.doc_id: d.split for d in documents(file, test_share=0.2, **shares)}
+        assert all(split[name] == "validation" for name in without if without[name] == "validation")
+        assert 0.15 < sum(s == "test" for s in split.values()) / len(split) < 0.25
+        judged = list(judged_documents(settings(file, test_share=0.2, **shares)))
+        held_out = {d.text.split(" and")[0] for d, _ in judged if d.split != "train"}
+        kept = [d for d, verdict in judged if verdict.keep and d.split == "train"]
+        assert kept and not any(d.text.split(" and")[0] in held_out for d in kept)
+        assert changed_settings(CorpusSettings(test_share=0.0)) == {}
+
+    def test_a_test_share_is_for_corpora_without_test(self, tmp_path: Path) -> None:
+        texts = [f"document number {n}" for n in range(200)]
+        write_jsonl(tmp_path / "a/train.jsonl", rows(texts[:150]))
+        write_jsonl(tmp_path / "a/validation.jsonl", rows(texts[150:]))
+        found = documents(tmp_path / "a", test_share=0.3, held_out_share=0.5)
+        counts = {split: sum(d.split == split for d in found) for split in ("validation", "test", "train")}
+        assert counts["validation"] == 50 and 25 < counts["test"] < 65 and sum(counts.values()) == 200
+        write_jsonl(tmp_path / "a/test.jsonl", rows(texts[:7]))
+        assert sum(d.split == "test" for d in documents(tmp_path / "a", test_share=0.3)) == 7
+        with pytest.raises(ValidationError, match="nothing to train on"):
+            CorpusSettings(held_out_share=0.6, test_share=0.4)
+
     def test_duplicates_never_straddle_assigned_splits(self, tmp_path: Path) -> None:
         texts = [f"text number {i % 50}" for i in range(200)]
         write_jsonl(tmp_path / "a.jsonl", rows(texts))
