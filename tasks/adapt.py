@@ -81,6 +81,7 @@ def adapt_config(run: Run, described: Work, given: Source, encoded: tuple[Record
         shards=tuple(_text_shard(run, *records) for records in zip(run.shards, encoded, strict=True)),
         start=given.start_id,
         end=given.end_id,
+        domains=adapt_of(given).domains,
     )
     config = common_config(run, described, given, settings, out)
     return config.model_copy(update={"text": text, "card": adapt_card(run, given, settings, encoded)})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from copy import copy
 from typing import Any, Literal
 
+from pydantic import Field
+
 from logitfuse.kernels.losses.backends import Backend
 from logitfuse.storage.settings import Settings
 from logitfuse.tasks.training.settings import Beta, DocumentShare, LoraSettings, TrainSettings
@@ -20,6 +22,9 @@ class AdaptSettings(Settings):
 
     model_config = {"title": "Adapt"}
 
+    domains: tuple[str, ...] = Field(
+        (), title="Domains", description="Learn from these domains of the corpus alone: a specialist. Empty: from all."
+    )
     documents: DocumentShare = _as_in_train("documents")
     learning_rate: float = _as_in_train("learning_rate")
     schedule: Literal["cosine", "constant"] = _as_in_train("schedule")
@@ -55,6 +60,6 @@ def key_settings(settings: AdaptSettings) -> AdaptSettings:
 
 def train_settings(settings: AdaptSettings, context: int) -> TrainSettings:
     """Return what the trainer is told: the labels alone, in sequences that the model can read (`context` tokens)."""
-    fields = {name: getattr(settings, name) for name in AdaptSettings.model_fields}
+    fields = {name: getattr(settings, name) for name in AdaptSettings.model_fields if name != "domains"}
     length = min(settings.sequence_length, context)
     return TrainSettings(**{**fields, "clm_weight": 1.0, "sequence_length": length})

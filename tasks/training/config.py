@@ -33,6 +33,7 @@ class PlainText(Settings):
     shards: tuple[TextShard, ...] = Field((), title="Shards", description="The encoded shards, in order.")
     start: int | None = Field(None, title="Start token", description="Id before each text; empty for none.")
     end: int | None = Field(None, title="End token", description="Id predicted after each document; empty for none.")
+    domains: tuple[str, ...] = Field((), title="Domains", description="Text of these alone; empty for all.")
 
 
 class WorkerConfig(Settings):

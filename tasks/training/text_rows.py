@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from logitfuse.kernels.positions import inputs_and_labels
@@ -30,7 +31,7 @@ class TextRows(FusedRows):
     def __init__(self, text: PlainText, sequence_length: int, **options: Any) -> None:
         """See `FusedRows`. Raises `ShardMismatch` where an encoded shard is not of its prepared shard's text."""
         self._text = text
-        self._splits = {shard.path: _splits(shard.path, shard.prepared) for shard in text.shards}
+        self._splits = {shard.path: _splits(shard.path, shard.prepared, text.domains) for shard in text.shards}
         super().__init__([shard.path for shard in text.shards], sequence_length, **options)
 
     def _opened(self, path: Path) -> AbstractContextManager[pq.ParquetFile]:
@@ -72,11 +73,21 @@ def training_rows(config: WorkerConfig, vocabulary: int) -> FusedRows:
     return FusedRows([shard.path for shard in config.shards], settings.sequence_length, **options)
 
 
-def _splits(encoded: Path, prepared: Path) -> pa.ChunkedArray:
-    """Return the split of every chunk of an encoded shard, whose texts are held against the prepared ones."""
-    together = read_together({"prepare": (prepared, ["split"]), "encode": (encoded, [])}, rows=ROWS)
-    parts = [batches["prepare"].column("split") for batches in together]
+def _splits(encoded: Path, prepared: Path, domains: tuple[str, ...]) -> pa.ChunkedArray:
+    """Return the split of every chunk of an encoded shard, whose texts are held against the prepared ones.
+
+    With `domains` the chunks of all others have none.
+    """
+    together = read_together({"prepare": (prepared, ["split", "domain"]), "encode": (encoded, [])}, rows=ROWS)
+    parts = [_wanted(batches["prepare"], domains) for batches in together]
     return pa.chunked_array(parts, type=pa.string()).dictionary_encode()  # a few names, for every chunk of the corpus
+
+
+def _wanted(prepared: pa.RecordBatch, domains: tuple[str, ...]) -> pa.Array:
+    if not domains:
+        return prepared.column("split")
+    inside = pc.is_in(prepared.column("domain"), value_set=pa.array(domains, pa.string()))
+    return pc.if_else(inside, prepared.column("split").cast(pa.string()), "")
 
 
 def _lists(column: pa.ChunkedArray) -> list[np.ndarray]:

@@ -54,7 +54,10 @@ def write_texts(folder: Path, held_out: Callable[[int], str]) -> Path:
         "validation": [held_out(number) for number in range(12)],
     }
     for split, lines in texts.items():
-        rows = [json.dumps({"id": f"{split}-{number}", "text": text}) for number, text in enumerate(lines)]
+        rows = [
+            json.dumps({"id": f"{split}-{number}", "text": text, "domain": "ab"[number % 2]})
+            for number, text in enumerate(lines)
+        ]
         (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -303,6 +306,12 @@ def test_adaptation_and_fusion_learn_from_disjoint_documents(tmp_path: Path, mod
     training_on = {example.doc_id for example in rows.read(np.arange(len(rows.lengths)))}
     assert adapting_on and training_on and not adapting_on & training_on
     assert len(adapting_on | training_on) == 40
+
+
+def test_a_specialist_learns_from_its_domains_alone(tmp_path: Path, models: list[Path]) -> None:
+    run = made(adapting(tmp_path, models, domains=["b"], source=ADAPT), "encode")
+    assert documents(rows_read(run, FIRST)).keys() == {f"train-{number}" for number in range(1, 40, 2)}
+    assert len(documents(rows_read(run, SECOND))) == 40
 
 
 def test_encoded_text_of_another_corpus_is_refused(tmp_path: Path, models: list[Path]) -> None:
