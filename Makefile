@@ -68,7 +68,7 @@ experiments: setup  ## headroom and the main comparison in small (under an hour 
 
 experiments-full: setup  ## all studies at full size (days on two cores); run it again to go on
 	mkdir -p $(dir $(RESULTS))
-	for study in headroom main ablations; do $(BIN)/logitfuse study $$study --json $(RESULTS) || exit 1; done
+	for study in headroom main domains ablations; do $(BIN)/logitfuse study $$study --json $(RESULTS) || exit 1; done
 	$(MAKE) results
 
 results: setup  ## the results page from its numbers (RESULTS=runs/results.json)

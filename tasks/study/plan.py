@@ -67,7 +67,8 @@ def plan(study: Study, base: dict[str, Any], *, scale: float = 1.0, only: Collec
 
 def is_trained(job: Job) -> bool:
     """Return whether a variant's model depends on a seed; target, sources and their ensemble are as they are."""
-    untrained = {TARGET, ENSEMBLE, *(model.label for model in (job.recipe.target, *job.recipe.sources))}
+    labels = [model.label for model in (job.recipe.target, *job.recipe.sources)]
+    untrained = {TARGET, ENSEMBLE, *labels, *(f"{label}-base" for label in labels)}
     return job.what.train and job.what.model not in untrained
 
 
