@@ -15,6 +15,7 @@ from logitfuse.kernels.positions import consumed_bytes, inputs_and_labels
 from logitfuse.storage.schemas import EVALUATE
 from logitfuse.storage.settings import Settings
 from logitfuse.storage.shards import Rows, read_batches, verified_path, writing_rows
+from logitfuse.tasks.arms import pair_arms
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work
 from logitfuse.tasks.ensemble import ENSEMBLE, Mixing, ensemble_work
 from logitfuse.tasks.merge import base_of, made_folder
@@ -22,7 +23,6 @@ from logitfuse.tasks.merge_settings import MERGED, merges
 from logitfuse.tasks.models.causal import padded
 from logitfuse.tasks.models.home import ModelHome
 from logitfuse.tasks.models.vocabulary import encode_texts
-from logitfuse.tasks.pairs import pair_arms
 from logitfuse.tasks.passages import plan_batches
 from logitfuse.tasks.unit import Unit
 

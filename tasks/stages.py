@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, cast
 
-from logitfuse.tasks import align, capture, check, encode, evaluate, fuse, headroom, report, train, vocabulary_map
+from logitfuse.tasks import (
+    align,
+    capture,
+    check,
+    encode,
+    evaluate,
+    fuse,
+    headroom,
+    merge,
+    report,
+    train,
+    vocabulary_map,
+)
 
 if TYPE_CHECKING:
     from logitfuse.tasks.engine import Work
@@ -29,6 +41,7 @@ STAGES: dict[str, Stage] = {
     "fuse": cast(Stage, fuse),
     "headroom": cast(Stage, headroom),
     "train": cast(Stage, train),
+    "merge": cast(Stage, merge),
     "evaluate": cast(Stage, evaluate),
     "report": cast(Stage, report),
 }

@@ -3,6 +3,7 @@
 # legend: C chunks, S members
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def reference_spans(members: list[Tokens]) -> list[tuple[int, int, list[float | 
         q for q in sorted({q for b in own for q in b}) if all(q in b for b in own if b and b[0] < q < b[-1])
     ]  # fmt: skip
     found = []
-    for low, high in zip(cuts, cuts[1:], strict=False):
+    for low, high in pairwise(cuts):
         nats: list[float | None] = []
         for (_, tokens), b in zip(members, own, strict=True):
             if not b or b[0] > low or b[-1] < high:
