@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -81,12 +81,13 @@ def mix_members(
 ) -> Counts:
     """Mix the members' shards; held-out text is small by construction, so all of it is held at once."""
     files = {label: (verified_path(run.store, record), [*COPIED, *SCORED]) for label, record in records.items()}
-    rows, scored = [], {label: Reading() for label in files}
-    for views, row in rows_together(files):
+    rows: list[dict[str, Any]] = []
+    scored = {label: Reading() for label in files}
+    for views, at in rows_together(files):
         for label, view in views.items():
-            scored[label].add(view, row)
+            scored[label].add(view, at)
         first = next(iter(views.values()))
-        rows.append({name: first.value(name, row) for name in COPIED})
+        rows.append({name: first.value(name, at) for name in COPIED})
     begins_C = np.array([c == 0 or row["doc_id"] != rows[c - 1]["doc_id"] for c, row in enumerate(rows)], np.bool_)
     mixed = mix_spans(member_spans([s.chunks() for s in scored.values()]), begins_C, weights_S, bayes=bayes)
     with writing_rows(path, EVALUATE) as add:

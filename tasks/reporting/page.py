@@ -33,9 +33,9 @@ def page(facts: dict[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
-        {"percent": percent, "size": size, "duration": duration, "number": number, "domain": shown_domain,
-         "tone": tone, "glyph": lambda arm: ROLES[role_of_arm(arm)][1]}  # fmt: skip
+        {"percent": percent, "size": size, "duration": duration, "number": number, "domain": shown_domain, "tone": tone}
     )
+    environment.filters["glyph"] = lambda arm: ROLES[role_of_arm(arm)][1]
     return environment.get_template("page.html.j2").render(
         facts=facts,
         what=what(facts),

@@ -31,14 +31,17 @@ def reference_spans(members: list[Tokens]) -> list[tuple[int, int, list[float | 
     found = []
     for low, high in pairwise(cuts):
         nats: list[float | None] = []
-        for (_, tokens), b in zip(members, own, strict=True):
+        for (begin, tokens), b in zip(members, own, strict=True):
             if not b or b[0] > low or b[-1] < high:
                 nats.append(None)
                 continue
+            mine = [q for q in cuts if b[0] <= q <= b[-1]]
+            start = 0 if begin == mine[0] else [end for end, _ in tokens].index(mine[0]) + 1
             total = 0.0
-            for n, (_, token_nats) in enumerate(tokens):  # a token counts where the next known end lies
+            for n, (_, token_nats) in enumerate(tokens[start:], start):  # a token counts where the next known end lies
                 reached = next((end for end, _ in tokens[n:] if end >= 0), math.inf)
-                total += token_nats if low < reached <= high else 0.0
+                first = low == mine[0] == reached  # a token without text, after the one that ends there
+                total += token_nats if low < reached <= high or first else 0.0
             nats.append(total)
         found.append((low, high, nats))
     return found
