@@ -45,7 +45,7 @@ def cousin(folder: Path, seed: int = 9, **config: Any) -> Path:
     if not path.exists():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig(**{**json.loads((base / "config.json").read_text()), **config}))
-        model.save_pretrained(path)
+        model.to(getattr(torch, config.get("dtype", "float32"))).save_pretrained(path)
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
             if (base / name).exists():
                 (path / name).write_bytes((base / name).read_bytes())
