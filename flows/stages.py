@@ -163,10 +163,22 @@ def train_flow(recipe: Recipe, source: str | None = None, redo: bool = False) ->
 
     Args:
         recipe: Everything that defines the run.
-        source: Only this arm: fused or control.
+        source: Only this arm: fused, control, or fused-NAME.
         redo: Make again what is there already.
     """
     return run_stage("train", recipe, source, redo=redo)
+
+
+@flow(name="merge", flow_run_name="merge-{recipe.name}")
+@saying_how_it_ended
+def merge_flow(recipe: Recipe, redo: bool = False) -> str:
+    """Make one model of the weights of several, where the recipe names them or trains pairwise fused ones.
+
+    Args:
+        recipe: Everything that defines the run.
+        redo: Make again what is there already.
+    """
+    return run_stage("merge", recipe, redo=redo)
 
 
 @flow(name="evaluate", flow_run_name="evaluate-{recipe.name}")
@@ -176,7 +188,7 @@ def evaluate_flow(recipe: Recipe, source: str | None = None, redo: bool = False)
 
     Args:
         recipe: Everything that defines the run.
-        source: Only this model, by its short name, or fused or control.
+        source: Only this model, by its short name, or an arm, ensemble or merged.
         redo: Make again what is there already.
     """
     return run_stage("evaluate", recipe, source, redo=redo)
@@ -205,6 +217,7 @@ STAGE_FLOWS: dict[str, Flow[..., Any]] = {
     "fuse": fuse_flow,
     "headroom": headroom_flow,
     "train": train_flow,
+    "merge": merge_flow,
     "evaluate": evaluate_flow,
     "report": report_flow,
 }

@@ -27,6 +27,7 @@ MEASURES = {
     "fuse": Measure("tokens", read=("encode", "tokens")),
     "headroom": Measure("shards"),
     "train": Measure("steps", resumes=True),
+    "merge": Measure("tensors"),
     "evaluate": Measure("tokens"),
 }
 WHOLE = Measure("units", whole=True)

@@ -71,6 +71,18 @@ def shared_steps(sources: Sequence[ScoredChunks], also: ScoredChunks | None = No
     return SharedSteps(offsets, found, nats_SB)
 
 
+def byte_boundaries(chunks: ScoredChunks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where each chunk's boundaries begin [C+1], and these bytes: where its text begins and its tokens end."""
+    found: tuple[NDArray[np.int64], NDArray[np.int64]] = _boundaries(*chunks[:3])
+    return found
+
+
+def nats_by_step(offsets: NDArray[np.int64], found: NDArray[np.int64], source: ScoredChunks) -> NDArray[np.float64]:
+    """Return a source's nats [B] from one boundary to the next; `found` [B] are boundaries of its own, by chunk."""
+    nats_B: NDArray[np.float64] = _nats_by_step(offsets, found, *source)
+    return nats_B
+
+
 def scored_chunks(
     ends: NDArray[np.int32],
     end_offsets: NDArray[np.int64],

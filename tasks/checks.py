@@ -12,6 +12,7 @@ from logitfuse.storage.errors import BadInput, ModelRefused, OutOfSpace
 from logitfuse.storage.keys import canonical_json
 from logitfuse.tasks.corpus.readers import check_corpus, located
 from logitfuse.tasks.fuse_settings import check_inputs
+from logitfuse.tasks.merge import check_merged
 from logitfuse.tasks.models.source import Source
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
@@ -37,6 +38,7 @@ def check_run(run: Run) -> None:
     for source in models.values():
         check_model(source, run.recipe.capture.k)
     _refuse_same_weights(list(run.teachers.values()))
+    check_merged(run)
 
 
 def check_model(source: Source, k: int) -> None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,11 @@ from logitfuse.kernels.positions import consumed_bytes, inputs_and_labels
 from logitfuse.storage.schemas import EVALUATE
 from logitfuse.storage.settings import Settings
 from logitfuse.storage.shards import Rows, read_batches, verified_path, writing_rows
+from logitfuse.tasks.arms import pair_arms
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work
+from logitfuse.tasks.ensemble import ENSEMBLE, Mixing, ensemble_work
+from logitfuse.tasks.merge import base_of, made_folder
+from logitfuse.tasks.merge_settings import MERGED, merges
 from logitfuse.tasks.models.causal import padded
 from logitfuse.tasks.models.home import ModelHome
 from logitfuse.tasks.models.vocabulary import encode_texts
@@ -60,25 +64,45 @@ class EvaluateSettings(Settings):
     head_positions: int = Field(
         128, ge=1, title="Head chunk", description="Positions whose logits exist at the same time."
     )
+    ensemble: Mixing = Field(
+        "none",
+        title="Ensemble",
+        description="Also evaluate a mixture of target and sources as they came, over the text between byte "
+        "boundaries that all of them share. mean: with fixed weights. bayes: weighed by the document so far.",
+    )
+    ensemble_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        {},
+        title="Weights of the ensemble",
+        description="Weight of a model by its name, 1 where not given; 0 leaves it out. With bayes what a document "
+        "begins with.",
+    )
+
+
+def model_settings(settings: EvaluateSettings) -> EvaluateSettings:
+    """Return the settings without what concerns the ensemble: no model's own scores depend on it."""
+    return settings.model_copy(update={"ensemble": "none", "ensemble_weights": {}})
 
 
 @dataclass(frozen=True)
 class Contestant:
     """A model to be evaluated and the part it plays."""
 
-    role: Literal["target", "source", "base", "fused", "control"]
+    role: Literal["target", "source", "base", "ensemble", "control", "pair", "merged", "fused"]
     label: str
 
 
 def contestants(run: Run) -> list[Contestant]:
     """Return the models of a run in the order of its tables; the trained ones carry their arm's name."""
     sources = [label for label in run.teachers if label != run.target.label]
-    arms = ["control", "fused"] if run.recipe.train.control else ["fused"]
     return [
         Contestant("target", run.target.label),
         *(Contestant("source", label) for label in sources),
         *(Contestant("base", base) for base in bases(run)),
-        *(Contestant("control" if arm == "control" else "fused", arm) for arm in arms),
+        *([Contestant("ensemble", ENSEMBLE)] if run.recipe.evaluate.ensemble != "none" else []),
+        *([Contestant("control", "control")] if run.recipe.train.control else []),
+        *(Contestant("pair", arm) for arm in pair_arms(run.recipe)),
+        *([Contestant("merged", MERGED)] if merges(run.recipe) else []),
+        Contestant("fused", "fused"),
     ]
 
 
@@ -94,6 +118,8 @@ def units(run: Run) -> list[Unit]:
 
 def work(run: Run, unit: Unit) -> Work:
     """Describe the evaluation of one model on the held-out text."""
+    if unit.source == ENSEMBLE and run.recipe.evaluate.ensemble != "none":
+        return ensemble_work(run, unit)
     source, made_by = _model_of(run, unit.needed_source)
     settings = run.recipe.evaluate
     shards = [record for record in run.shards if record.counts["splits"].get(settings.split)]
@@ -111,7 +137,7 @@ def work(run: Run, unit: Unit) -> Work:
         place=f"evaluate/{source.label}",  # of a base, where the result stands that it has without adapting
         name="held-out",
         compute=compute,
-        settings=settings,
+        settings=model_settings(settings),
         inputs=(*shards, *made_by),
         fingerprints={
             "model": source.home.fingerprint,
@@ -127,10 +153,13 @@ def _model_of(run: Run, label: str) -> tuple[Source, tuple[Record, ...]]:
         return base, ()
     if label in run.given:
         return run.model(label), ()
-    record = run.record(Unit("train", label))
-    folder = run.store.local(f"{record.place}/{record.files[0].name.split('/')[0]}")
-    settings = run.recipe.target.model_copy(update={"name": label})
-    return replace(run.target, home=ModelHome(settings, folder, record.checksum)), (record,)
+    model = run.target
+    if label == MERGED and merges(run.recipe):
+        model, record = base_of(run), run.record(Unit("merge", MERGED))
+    else:
+        record = run.record(Unit("train", label))
+    settings = model.home.settings.model_copy(update={"name": label})
+    return replace(model, home=ModelHome(settings, made_folder(run, record), record.checksum)), (record,)
 
 
 def held_out_texts(prepared: Iterable[Path], settings: EvaluateSettings) -> Iterator[dict[str, Any]]:

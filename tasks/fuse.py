@@ -18,12 +18,14 @@ from logitfuse.kernels.fusion.distributions import Distributions, half_precision
 from logitfuse.kernels.fusion.evidence import Evidence
 from logitfuse.kernels.fusion.shares import mean_shares, winners
 from logitfuse.storage.shards import verified_path
+from logitfuse.tasks.arms import pair_sources, teachers_of
 from logitfuse.tasks.engine import Counts, Progress, Work
 from logitfuse.tasks.fuse_blocks import Block, Packer
-from logitfuse.tasks.fuse_documents import CAPTURED, PREPARED, TARGET, Documents, Reading, read_documents
+from logitfuse.tasks.fuse_documents import CAPTURED, PREPARED, TARGET, Documents, Reading
 from logitfuse.tasks.fuse_rows import FusedRows, writing_fused
 from logitfuse.tasks.fuse_scores import document_scores, position_scores
-from logitfuse.tasks.fuse_settings import FuseSettings, check_inputs, check_weights, key_settings
+from logitfuse.tasks.fuse_settings import FuseSettings, check_inputs, check_weights, key_settings, weights_among
+from logitfuse.tasks.fuse_shuffled import fused_documents
 from logitfuse.tasks.strategy import checked_options
 from logitfuse.tasks.unit import Unit
 
@@ -37,17 +39,24 @@ ROUNDED_AT_ONCE = 1 << 16  # likewise
 
 
 def units(run: Run) -> list[Unit]:
-    """One unit per shard."""
-    return [Unit("fuse", None, shard) for shard in run.shard_numbers]
+    """One unit per shard, and one for each source that is also fused with the target alone."""
+    sources = [None, *pair_sources(run.recipe)]
+    return [Unit("fuse", source, shard) for source in sources for shard in run.shard_numbers]
+
+
+def reading(run: Run, unit: Unit) -> Reading:
+    """Return how the shards are read that a unit fuses: those of all sources, or of the one it is for."""
+    recipe = run.recipe
+    return Reading(
+        run.target, tuple(teachers_of(run, unit.source)), recipe.capture.past_end, recipe.align.values == "logits",
+        recipe.fuse.temperature, recipe.fuse.shuffled,
+    )  # fmt: skip
 
 
 def work(run: Run, unit: Unit) -> Work:
     """Describe the fusion of one shard; raises `BadInput` if the settings do not fit those of the stages before."""
-    target, settings = run.target, run.recipe.fuse
-    how = Reading(
-        target, tuple(run.teachers), run.recipe.capture.past_end, run.recipe.align.values == "logits",
-        settings.temperature,
-    )  # fmt: skip
+    target, how = run.target, reading(run, unit)
+    settings = weights_among(run.recipe.fuse, how.labels) if unit.source else run.recipe.fuse
     check_weights(settings, how.labels)
     check_inputs(settings, past_end=how.past_end, logits=how.logits, start=target.start_id, end=target.end_id)
     prepared = run.prepared(unit.needed_shard)
@@ -55,7 +64,7 @@ def work(run: Run, unit: Unit) -> Work:
         "prepare": (prepared, PREPARED),
         "encode": (run.record(Unit("encode", target.tokenizer_label, unit.shard)), TARGET),
     }
-    for label, source in run.teachers.items():
+    for label, source in teachers_of(run, unit.source).items():
         encoded = run.record(Unit("encode", source.tokenizer_label, unit.shard))
         shards[f"encode/{label}"] = (encoded, ["ends"])
         shards[f"capture/{label}"] = (run.record(Unit("capture", label, unit.shard)), CAPTURED)
@@ -63,7 +72,7 @@ def work(run: Run, unit: Unit) -> Work:
 
     def compute(path: Path, progress: Progress) -> Counts:
         files = {name: (verified_path(run.store, record), columns) for name, (record, columns) in shards.items()}
-        documents = read_documents(files, how, ROWS_AT_ONCE)
+        documents = fused_documents(files, how, ROWS_AT_ONCE)
         return fuse_shard(documents, Fuser(settings, how), prepared.counts["chunks"], unit.part, path, progress)
 
     fingerprints: dict[str, Any] = {"target": [target.start_id, target.end_id], "sources": list(how.labels)}

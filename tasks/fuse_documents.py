@@ -32,13 +32,17 @@ CAPTURED = ["first", "gold_logprob"]
 
 @dataclass(frozen=True)
 class Reading:
-    """How a shard is read: the target's tokens around the text, the sources' labels, and what align keeps."""
+    """How a shard is read: the target's tokens around the text, the sources' labels, and what align keeps.
+
+    `shuffled`: the sources' distributions are those on other documents (fuse_shuffled.py).
+    """
 
     target: Source
     labels: tuple[str, ...]
     past_end: bool
     logits: bool
     temperature: float
+    shuffled: bool = False
 
     @property
     def own(self) -> int | None:

@@ -61,6 +61,12 @@ class FuseSettings(Settings):
         "itself by this many nats per byte; elsewhere the labels alone are learnt. What is weighed is what granularity "
         "scores as one. Empty: everywhere.",
     )
+    shuffled: bool = Field(
+        False,
+        title="Shuffled sources",
+        description="A control, no way to fuse: every source's predictions are those on another document of the same "
+        "shard and split, position by position; how much each source counts stays what it was.",
+    )
     source_weights: dict[str, float] = Field(
         {},
         title="Weights of sources",
@@ -102,6 +108,12 @@ def key_settings(settings: FuseSettings) -> FuseSettings:
     weights = {name: weight for name, weight in settings.source_weights.items() if weight != 1}
     block_tokens = settings.block_tokens if settings.granularity == "block" else FuseSettings().block_tokens
     return settings.model_copy(update={"source_weights": weights, "block_tokens": block_tokens})
+
+
+def weights_among(settings: FuseSettings, labels: Collection[str]) -> FuseSettings:
+    """Return the settings with the weights of these sources alone."""
+    weights = {name: weight for name, weight in settings.source_weights.items() if name in labels}
+    return settings.model_copy(update={"source_weights": weights})
 
 
 def check_weights(settings: FuseSettings, labels: Collection[str]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from logitfuse.tasks.arms import CONTROL, source_of
 from logitfuse.tasks.licences import NOT_STATED, hub_id, is_hub_id, licence_facts, licence_of, public_name, revision_of
 from logitfuse.tasks.results import MEAN
 
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
     from logitfuse.tasks.training.settings import TrainSettings
 
-CONTROL = "control"
 NAMED_SHARDS = 8
+SHUFFLED = (
+    " The sources' predictions were those on other documents (fuse.shuffled): this model is a control for what such "
+    "targets do as regularisation, and knows nothing of the sources."
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ def model_card(
 
 def parents(run: Run, arm: str) -> list[tuple[str, Source]]:
     """Return role and model of all that a model was made from; a control learnt nothing from the sources."""
-    others = [s for s in run.teachers.values() if s.label != run.target.label] if arm != CONTROL else []
+    alone = source_of(run.recipe, arm)
+    others = [s for s in run.teachers.values() if s.label != run.target.label and alone in (None, s.label)]
+    others = others if arm != CONTROL else []
     return [("target", run.target), *(("source", source) for source in others)]
 
 
@@ -87,12 +93,12 @@ def _introduction(run: Run, arm: str, settings: TrainSettings) -> str:
             f"{run.target.label}, continued on {corpus} with the plain language-model loss. It saw the same tokens in "
             "the same order as the fused model it is compared with, and nothing of the sources."
         )
-    sources = ", ".join(label for label in run.teachers if label != run.target.label) or "itself"
+    sources = ", ".join(model.label for role, model in parents(run, arm) if role == "source") or "itself"
     return (
         f"{run.target.label}, continued on {corpus}, where it also learnt what {sources} predicted: λ = "
         f"{settings.clm_weight:g} is the weight of the label's loss, the rest is the loss against the fused "
         "predictions. Made with logitfuse, after FuseLLM (Wan et al., *Knowledge Fusion of Large Language Models*, "
-        "ICLR 2024)."
+        f"ICLR 2024).{SHUFFLED if run.recipe.fuse.shuffled else ''}"
     )
 
 

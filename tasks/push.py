@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from logitfuse.storage.checksums import checksum_bytes, checksum_file
 from logitfuse.storage.errors import BadInput, LogitfuseError, ShardCorrupt, ShardMissing, WorkFailed
+from logitfuse.tasks.arms import arms, fused_shards
 from logitfuse.tasks.licences import NOT_STATED, licence_of
 from logitfuse.tasks.model_card import Done, common_licence, model_card, parents
 from logitfuse.tasks.results import Result, results
-from logitfuse.tasks.train import arm_settings, arms
+from logitfuse.tasks.train import arm_settings
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def plan_push(run: Run, arm: str, repository: str, *, private: bool = False) -> 
     """
     _check(run, arm, repository)
     record = run.record(Unit("train", arm))
-    shards = tuple(run.record(Unit("fuse", None, shard)) for shard in run.shard_numbers)
+    shards = fused_shards(run, arm)
     found, why_not = _results(run)
     done = Done(repository, record.counts, record.made, found)
     card = model_card(run, arm, arm_settings(run.recipe.train, arm), shards, done)
@@ -73,8 +74,8 @@ def _check(run: Run, arm: str, repository: str) -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    if arm not in arms(run.recipe.train):
-        raise BadInput(f"--arm {arm}: this recipe trains {' and '.join(arms(run.recipe.train))}.")
+    if arm not in arms(run.recipe):
+        raise BadInput(f"--arm {arm}: this recipe trains {' and '.join(arms(run.recipe))}.")
     try:
         validate_repo_id(repository)
     except HFValidationError as error:

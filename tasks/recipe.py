@@ -14,12 +14,16 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.settings import Settings
 from logitfuse.tasks.align_settings import AlignSettings, check_align_inputs
+from logitfuse.tasks.arms import arms, pair_sources
 from logitfuse.tasks.capture_settings import CaptureSettings
 from logitfuse.tasks.check import CheckSettings
 from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.encode import EncodeSettings
+from logitfuse.tasks.ensemble import ENSEMBLE
+from logitfuse.tasks.ensemble import weights_of as ensemble_members
 from logitfuse.tasks.evaluate import EvaluateSettings
-from logitfuse.tasks.fuse_settings import FuseSettings, check_advantage, check_inputs, check_weights
+from logitfuse.tasks.fuse_settings import FuseSettings, check_advantage, check_inputs, check_weights, weights_among
+from logitfuse.tasks.merge_settings import MERGED, MergeSettings, check_merge, merges
 from logitfuse.tasks.models.reference import ModelSettings
 from logitfuse.tasks.training.hosts import HostSettings
 from logitfuse.tasks.training.settings import TrainSettings
@@ -109,6 +113,7 @@ class Recipe(Settings):
     align: AlignSettings = Field(AlignSettings(), title="Align")
     fuse: FuseSettings = Field(FuseSettings(), title="Fuse")
     train: TrainSettings = Field(TrainSettings(), title="Train")
+    merge: MergeSettings = Field(MergeSettings(), title="Merge")
     evaluate: EvaluateSettings = Field(EvaluateSettings(), title="Evaluate")
     execution: Execution = Field(Execution(), title="Execution")
 
@@ -153,6 +158,20 @@ class Recipe(Settings):
             start=0 if self.target.start == "bos" else None,  # what `auto` finds is checked once the model is there
             end=0 if self.target.end == "eos" else None,
         )
+        return self
+
+    @model_validator(mode="after")
+    def _baselines_fit(self) -> Recipe:
+        made = arms(self) + [MERGED] * merges(self) + [ENSEMBLE] * (self.evaluate.ensemble != "none")
+        for model in (self.target, *self.sources):
+            if model.label in made:
+                raise ValueError(f"{model.label!r} is what this run calls a model of its own; give that one a `name`")
+        check_merge(self, arms(self))
+        own = [self.target.label] if self.include_target else []
+        for source in pair_sources(self):
+            check_weights(weights_among(self.fuse, [*own, source]), [*own, source])
+        if self.evaluate.ensemble != "none" or self.evaluate.ensemble_weights:
+            ensemble_members(self.evaluate.ensemble_weights, [self.target.label, *(s.label for s in self.sources)])
         return self
 
     @property

@@ -13,6 +13,7 @@ from logitfuse.tasks import (
     evaluate,
     fuse,
     headroom,
+    merge,
     report,
     train,
     vocabulary_map,
@@ -42,6 +43,7 @@ STAGES: dict[str, Stage] = {
     "fuse": cast(Stage, fuse),
     "headroom": cast(Stage, headroom),
     "train": cast(Stage, train),
+    "merge": cast(Stage, merge),
     "evaluate": cast(Stage, evaluate),
     "report": cast(Stage, report),
 }

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitfuse.storage.shards import verified_path
+from logitfuse.tasks.arms import CONTROL, arms, fused_shards
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work
-from logitfuse.tasks.model_card import CONTROL, model_card
+from logitfuse.tasks.model_card import model_card
 from logitfuse.tasks.training.config import FusedShard, WorkerConfig
 from logitfuse.tasks.training.fused_file import check_texts
 from logitfuse.tasks.training.held_out_sample import spread_out, write_sample
@@ -26,35 +27,29 @@ if TYPE_CHECKING:
     from logitfuse.tasks.models.source import Source
     from logitfuse.tasks.run import Run
 
-FUSED = "fused"
 LOG = logging.getLogger("logitfuse.train")
-
-
-def arms(settings: TrainSettings) -> list[str]:
-    """Return the models that are trained: the fused one and, if asked for, its control (the same run with λ = 1)."""
-    return [FUSED, CONTROL] if settings.control else [FUSED]
 
 
 def units(run: Run) -> list[Unit]:
     """One unit per arm."""
-    return [Unit("train", arm) for arm in arms(run.recipe.train)]
+    return [Unit("train", arm) for arm in arms(run.recipe)]
 
 
 def arm_settings(settings: TrainSettings, arm: str) -> TrainSettings:
     """Return the settings of one arm, as they are in its key.
 
-    Whether a control is wanted is no property of an arm. Nor is what happens at a bad step: stop makes no other model
+    Which other arms are wanted is no property of one. Nor is what happens at a bad step: stop makes no other model
     than skip does, it may only make none, and a stopped run shall go on where it is.
     """
-    settings = settings.model_copy(update={"on_bad_step": "stop"})
+    settings = settings.model_copy(update={"on_bad_step": "stop", "pairwise": False})
     return control_of(settings) if arm == CONTROL else fused_of(settings)
 
 
 def work(run: Run, unit: Unit) -> Work:
-    """Describe the training of one arm on all fused shards."""
+    """Describe the training of one arm on all its fused shards."""
     arm = unit.needed_source
     settings = arm_settings(run.recipe.train, arm)
-    shards = tuple(run.record(Unit("fuse", None, shard)) for shard in run.shard_numbers)
+    shards = fused_shards(run, arm)
     card, target = model_card(run, arm, settings, shards), run.model(run.target.label)
 
     def compute(path: Path, progress: Progress) -> Counts:

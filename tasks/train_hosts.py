@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from logitfuse.storage.atomic import replacing
 from logitfuse.storage.errors import WorkFailed
+from logitfuse.tasks.arms import fused_shards
 from logitfuse.tasks.engine import Outcome, Progress, find, silent
 from logitfuse.tasks.model_card import model_card
 from logitfuse.tasks.train import arm_settings, work, worker_config
@@ -58,7 +59,7 @@ def write_worker_config(run: Run, unit: Unit, file: Path) -> WorkerConfig:
     """
     described = work(run, unit)
     arm = unit.needed_source
-    shards = tuple(run.record(Unit("fuse", None, shard)) for shard in run.shard_numbers)
+    shards = fused_shards(run, arm)
     card = model_card(run, arm, arm_settings(run.recipe.train, arm), shards)
     folder = run.store.local(described.place)
     folder.mkdir(parents=True, exist_ok=True)

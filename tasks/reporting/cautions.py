@@ -16,6 +16,7 @@ MUCH_BEYOND_CONTEXT = 0.01
 def cautions(facts: dict[str, Any]) -> list[str]:
     """Return the warnings of a report, in plain words."""
     return [
+        *_control_of_regularisation(facts),
         *cautions_of_headroom(facts),
         *_compared(facts, "target", "the target as it came"),
         *_compared(facts, "control", "the control, which saw the same text without the sources"),
@@ -24,6 +25,15 @@ def cautions(facts: dict[str, Any]) -> list[str]:
         *_fusion(facts),
         *_alignment(facts),
         *_few_documents(facts),
+    ]
+
+
+def _control_of_regularisation(facts: dict[str, Any]) -> list[str]:
+    if not facts["fusion"].get("shuffled"):
+        return []
+    return [
+        "This run is a control: its sources' predictions are those on other documents (fuse.shuffled). What it gains "
+        "over the control without sources is due to soft targets as such, and to nothing that the sources know."
     ]
 
 

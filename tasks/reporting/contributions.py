@@ -22,12 +22,13 @@ def fusion_facts(run: Run) -> dict[str, Any]:
     labels = list(run.teachers)
     weights: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(labels)))
     documents: dict[str, int] = defaultdict(int)
-    records = [run.record(unit) for unit in run.units("fuse")]
+    records = [run.record(unit) for unit in run.units("fuse") if unit.source is None]  # not those of one source each
     for domain, weights_S in (row for record in records for row in _documents(run, record)):
         weights[domain] += weights_S
         documents[domain] += 1
     return {
         "rule": run.recipe.fuse.rule,
+        "shuffled": run.recipe.fuse.shuffled,
         "weights": _shares(labels, sum(weights.values(), np.zeros(len(labels)))),
         "by_domain": {
             domain: {"documents": documents[domain], "weights": _shares(labels, weights[domain])}

@@ -67,7 +67,7 @@ def fingerprints(run: Run) -> dict[str, Any]:
     """Return what identifies the models, the text, the result and the libraries."""
     models = {run.target.label: run.target, **run.teachers}
     adapted = {unit.needed_source: run.record(unit) for unit in run.units("adapt")}
-    trained = {unit.needed_source: run.record(unit) for unit in run.units("train")}
+    trained = {unit.needed_source: run.record(unit) for stage in ("train", "merge") for unit in run.units(stage)}
     return {
         "models": {
             label: {

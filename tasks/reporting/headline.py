@@ -16,7 +16,8 @@ def headline(facts: dict[str, Any]) -> str:
 def what(facts: dict[str, Any]) -> str:
     """Say which models were fused into which."""
     sources = listed(facts["sources"]) or "what it had predicted itself"
-    return f"{facts['target']} learned from {sources}."
+    other = " on other documents, as a control" if facts["fusion"].get("shuffled") else ""
+    return f"{facts['target']} learned from {sources}{other}."
 
 
 def gained(facts: dict[str, Any]) -> str:

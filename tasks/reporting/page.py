@@ -11,7 +11,15 @@ from markupsafe import Markup
 
 from logitfuse.tasks.reporting.comparison import in_percent, pick
 from logitfuse.tasks.reporting.headline import gained, what
-from logitfuse.tasks.reporting.plots import curve_plot, gains_plot, levels_plot, models_of, shown_domain
+from logitfuse.tasks.reporting.plots import (
+    ROLES,
+    curve_plot,
+    gains_plot,
+    levels_plot,
+    models_of,
+    role_of_arm,
+    shown_domain,
+)
 from logitfuse.tasks.results import MEAN
 
 MISSING = "–"
@@ -25,8 +33,9 @@ def page(facts: dict[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
-        {"percent": percent, "size": size, "duration": duration, "number": number, "domain": shown_domain}
+        {"percent": percent, "size": size, "duration": duration, "number": number, "domain": shown_domain, "tone": tone}
     )
+    environment.filters["glyph"] = lambda arm: ROLES[role_of_arm(arm)][1]
     return environment.get_template("page.html.j2").render(
         facts=facts,
         what=what(facts),
@@ -47,6 +56,12 @@ def page(facts: dict[str, Any]) -> str:
 
 def _template(name: str) -> str:
     return files("logitfuse.tasks.reporting").joinpath(name).read_text(encoding="utf-8")
+
+
+def tone(name: str) -> str:
+    """Return the CSS class of a role or an arm; `pair` by itself is two columns."""
+    known = name if name in (*ROLES, "source") else role_of_arm(name)
+    return "pair-model" if known == "pair" else known
 
 
 def tiles(facts: dict[str, Any]) -> list[dict[str, str]]:

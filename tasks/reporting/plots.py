@@ -7,17 +7,16 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from logitfuse.tasks.reporting.svg import CONTROL, FAINT, FUSED, PAPER, SOURCE, TARGET, drawing, inline_svg
+from logitfuse.tasks.reporting.svg import CONTROL, FAINT, FUSED, OTHER, PAPER, SOURCE, TARGET, drawing, inline_svg
 from logitfuse.tasks.results import MEAN
 
 WIDTH = 4.9  # inches; at 72 a line this stays legible on a phone
 SOURCE_SHAPES = [("s", "■"), ("^", "▲"), ("v", "▼"), ("<", "◀"), (">", "▶"), ("P", "✚")]
 ROLES = {
-    "target": ("o", "○", TARGET),
-    "base": ("x", "×", FAINT),
-    "control": ("D", "◆", CONTROL),
-    "fused": ("o", "●", FUSED),
-}
+    "target": ("o", "○", TARGET), "base": ("x", "×", FAINT),
+    "control": ("D", "◆", CONTROL), "fused": ("o", "●", FUSED),
+    "pair": ("p", "⬟", FUSED), "ensemble": ("*", "★", OTHER), "merged": ("h", "⬢", OTHER),
+}  # fmt: skip
 ALL_TEXT = "all text"
 
 
@@ -29,6 +28,11 @@ def shown_domain(domain: str) -> str:
 def look(role: str, number: int) -> tuple[str, str, str]:
     """Return marker, the same as a character, and colour of a model; sources differ by shape."""
     return ROLES[role] if role in ROLES else (*SOURCE_SHAPES[number % len(SOURCE_SHAPES)], SOURCE)
+
+
+def role_of_arm(arm: str) -> str:
+    """Return the role of a trained model: fused, control, or pair where it learnt from one source."""
+    return arm if arm in ROLES else "pair"
 
 
 def models_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -131,10 +135,13 @@ def curve_plot(facts: dict[str, Any], loss: str, title: str) -> str:
         # The control first, so that the fused model's line lies on top where the two agree.
         for arm in sorted(arms):
             tokens, values = ([p[name] for p in arms[arm]] for name in ("tokens_seen", loss))
-            marker = ROLES[arm][0] if len(values) <= 30 else ""
+            marker, _, colour = ROLES[role_of_arm(arm)]
+            marker = marker if len(values) <= 30 else ""
             # The control is broad, so that it is seen behind a fused model that does the same.
             broad: dict[str, Any] = {"linewidth": 5.0, "alpha": 0.55} if arm == "control" else {"linewidth": 1.8}
-            axes.plot(tokens, values, color=ROLES[arm][2], marker=marker, markersize=4.5, **broad)
+            if role_of_arm(arm) == "pair":
+                broad |= {"linestyle": ":"}
+            axes.plot(tokens, values, color=colour, marker=marker, markersize=4.5, **broad)
         axes.set_xlabel("tokens seen")
         axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
         axes.yaxis.set_tick_params(labelcolor=FAINT)

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 # A drawing is made in these colours, each of which becomes one of the page's own.
 INK, FAINT, LINE = "#010203", "#010204", "#010205"
 TARGET, CONTROL, FUSED, SOURCE = "#010206", "#010207", "#010208", "#010209"
-PAPER = "#01020a"
+PAPER, OTHER = "#01020a", "#01020b"
 STYLE_NAMES = {
     INK: "--ink", FAINT: "--faint", LINE: "--line", TARGET: "--target", CONTROL: "--control", FUSED: "--fused",
-    SOURCE: "--source", PAPER: "--card",
+    SOURCE: "--source", PAPER: "--card", OTHER: "--other",
 }  # fmt: skip
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud, and takes the page's font

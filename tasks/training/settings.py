@@ -102,6 +102,12 @@ class TrainSettings(Settings):
         title="Train a control",
         description="Also train the same model on the same tokens with λ = 1, to see what fusion adds.",
     )
+    pairwise: bool = Field(
+        False,
+        title="Pairwise fusion",
+        description="Also fuse the target with each source alone and train a model on each of these (fused-NAME), as "
+        "FuseChat does; stage merge then makes one of them.",
+    )
     learning_rate: float = Field(1e-5, gt=0, title="Learning rate", description="Highest learning rate.")
     control_learning_rate: float | None = Field(
         None,

@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 from logitfuse.storage.compact import most_kept
 from logitfuse.storage.records import Record
 from logitfuse.storage.schemas import ALIGN, CAPTURE, ENCODE, EVALUATE, FUSE, MAP, PREPARE, StageSchema
-from logitfuse.tasks.fuse import ROWS_AT_ONCE, Fuser
+from logitfuse.tasks.arms import teachers_of
+from logitfuse.tasks.fuse import ROWS_AT_ONCE, Fuser, reading
 from logitfuse.tasks.fuse_blocks import Block, Packer
-from logitfuse.tasks.fuse_documents import CAPTURED, PREPARED, TARGET, Documents, Reading, read_documents
+from logitfuse.tasks.fuse_documents import CAPTURED, PREPARED, TARGET, Documents
+from logitfuse.tasks.fuse_shuffled import fused_documents
 from logitfuse.tasks.models.source import Source
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.unit import Unit
@@ -91,7 +93,7 @@ def _align(run: Run, unit: Unit, sound: Sound) -> Plan:
 
 def _fuse(run: Run, unit: Unit, sound: Sound) -> Plan:
     settings, align = run.recipe.fuse, run.recipe.align
-    logits = align.values == "logits"
+    logits, sources = align.values == "logits", len(teachers_of(run, unit.source))
     rows = SparseRows(
         run.target.vocabulary.size,
         best_first=align.collision == "add",
@@ -100,9 +102,9 @@ def _fuse(run: Run, unit: Unit, sound: Sound) -> Plan:
         bf16=logits or settings.options.get("precision") == "bf16",
     )
     if settings.granularity == "block":
-        return Plan(FUSE, Blocks(rows, len(run.teachers), unit.part, packed_again(run, unit, sound)))
+        return Plan(FUSE, Blocks(rows, sources, unit.part, packed_again(run, unit, sound)))
     prepared = Beside((run.prepared(unit.needed_shard),), ("split", "domain"))
-    content = Fused(rows, len(run.teachers), _target_reader(run))
+    content = Fused(rows, sources, _target_reader(run))
     return Plan(FUSE, content, {"prepare": prepared, "encode": _target_tokens(run, unit)})
 
 
@@ -147,16 +149,12 @@ def _target_tokens(run: Run, unit: Unit) -> Beside:
 
 def packed_again(run: Run, unit: Unit, sound: Sound) -> Iterator[Block] | None:
     """Pack a shard's documents into blocks as stage fuse does; None where what it reads is damaged."""
-    recipe, shard = run.recipe, unit.shard
-    how = Reading(
-        run.target, tuple(run.teachers), recipe.capture.past_end, recipe.align.values == "logits",
-        recipe.fuse.temperature,
-    )  # fmt: skip
+    recipe, shard, how = run.recipe, unit.shard, reading(run, unit)
     records: dict[str, tuple[Record, list[str]]] = {
         "prepare": (run.prepared(unit.needed_shard), PREPARED),
         "encode": (run.record(Unit("encode", run.target.tokenizer_label, shard)), TARGET),
     }
-    for label, source in run.teachers.items():
+    for label, source in teachers_of(run, unit.source).items():
         records[f"encode/{label}"] = (run.record(Unit("encode", source.tokenizer_label, shard)), ["ends"])
         records[f"capture/{label}"] = (run.record(Unit("capture", label, shard)), CAPTURED)
         records[f"align/{label}"] = (run.record(Unit("align", label, shard)), how.aligned)
@@ -166,7 +164,8 @@ def packed_again(run: Run, unit: Unit, sound: Sound) -> Iterator[Block] | None:
         name: (run.store.local(f"{record.place}/{record.files[0].name}"), columns)
         for name, (record, columns) in records.items()
     }
-    return _blocks(Packer(recipe.fuse.block_tokens), Fuser(recipe.fuse, how), read_documents(files, how, ROWS_AT_ONCE))
+    documents = fused_documents(files, how, ROWS_AT_ONCE)
+    return _blocks(Packer(recipe.fuse.block_tokens), Fuser(recipe.fuse, how), documents)
 
 
 def _blocks(packer: Packer, fuser: Fuser, documents: Iterator[Documents]) -> Iterator[Block]:

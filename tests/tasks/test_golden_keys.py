@@ -15,6 +15,7 @@ from logitfuse.kernels.alignment import ALIGNMENTS
 from logitfuse.kernels.fusion import FUSIONS
 from logitfuse.kernels.losses.divergences import DIVERGENCES
 from logitfuse.kernels.losses.residuals import RESIDUALS
+from logitfuse.kernels.merging import MERGES
 from logitfuse.kernels.registry import Registry
 from logitfuse.kernels.vocabulary_map import VOCABULARY_MAPS
 from logitfuse.storage.keys import canonical_json, result_key
@@ -27,6 +28,7 @@ from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.encode import EncodeSettings
 from logitfuse.tasks.evaluate import EvaluateSettings
 from logitfuse.tasks.fuse_settings import FuseSettings
+from logitfuse.tasks.merge_settings import MergeSettings
 from logitfuse.tasks.training.adapt_settings import AdaptSettings
 from logitfuse.tasks.training.settings import TrainSettings
 from logitfuse.tasks.vocabulary_map import MapSettings
@@ -177,6 +179,7 @@ GOLDEN: list[tuple[str, type[Settings], list[str], int, str, str]] = [
         "5efc25b7968a",
         "a9689275757f7f15863e",
     ),
+    ("merge", MergeSettings, ["method", "options"], 1, "93657586c8ca", "b4be82796c7b53b3c494"),
     (
         "evaluate",
         EvaluateSettings,
@@ -207,7 +210,7 @@ def test_keys_are_the_ones_that_stand_on_disks(
 
 def test_every_stage_with_settings_is_written_down() -> None:
     assert [row[0] for row in GOLDEN] == [
-        "prepare", "encode", "check", "adapt", "capture", "map", "align", "fuse", "train", "evaluate",
+        "prepare", "encode", "check", "adapt", "capture", "map", "align", "fuse", "train", "merge", "evaluate",
     ]  # fmt: skip
 
 
@@ -224,7 +227,7 @@ def test_defaults_of_strategies_are_written_down() -> None:
     """Options at their defaults are in no key: a default that changes must raise its stage's version too."""
     found = {
         registry.kind: {name: options for name in registry.names() if (options := defaults_of(registry, name))}
-        for registry in (VOCABULARY_MAPS, ALIGNMENTS, FUSIONS, RESIDUALS, DIVERGENCES)
+        for registry in (VOCABULARY_MAPS, ALIGNMENTS, FUSIONS, RESIDUALS, DIVERGENCES, MERGES)
     }
     assert found == {
         "vocabulary map": {
@@ -240,6 +243,11 @@ def test_defaults_of_strategies_are_written_down() -> None:
         },
         "residual rule": {},
         "divergence": {"jsd": {"mixing": 0.5}, "reverse_kl": {"floor": 1e-6}},
+        "merging method": {
+            "dare": {"drop": 0.5, "scale": 1.0, "seed": 0},
+            "sce": {"select": 0.1},
+            "ties": {"density": 0.2, "scale": 1.0},
+        },
     }
 
 
