@@ -246,7 +246,7 @@ def check_shuffled(real: list[dict], other: list[dict], aligned: list[dict]) -> 
     for number, doc in enumerate(docs):
         mine, theirs = ([row for row in table if row["doc_id"] == doc] for table in (real, other))
         for column in ("inputs", "labels", "scores", "weights"):
-            assert [row[column] for row in mine] == [row[column] for row in theirs]
+            assert str([row[column] for row in mine]) == str([row[column] for row in theirs])  # a score may be NaN
         wins = [winner == 1 for row in mine for winner in row["winner"]]
         donor = source_of[docs[(number + len(docs) // 2) % len(docs)]] if len(docs) > 1 else []
         for t, (position, won) in enumerate(zip(positions(theirs), wins, strict=True)):
