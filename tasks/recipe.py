@@ -21,6 +21,7 @@ from logitfuse.tasks.encode import EncodeSettings
 from logitfuse.tasks.evaluate import EvaluateSettings
 from logitfuse.tasks.fuse_settings import FuseSettings, check_advantage, check_inputs, check_weights
 from logitfuse.tasks.models.reference import ModelSettings
+from logitfuse.tasks.suites_settings import SuiteSettings
 from logitfuse.tasks.training.hosts import HostSettings
 from logitfuse.tasks.training.settings import TrainSettings
 from logitfuse.tasks.vocabulary_map import MapSettings
@@ -110,6 +111,7 @@ class Recipe(Settings):
     fuse: FuseSettings = Field(FuseSettings(), title="Fuse")
     train: TrainSettings = Field(TrainSettings(), title="Train")
     evaluate: EvaluateSettings = Field(EvaluateSettings(), title="Evaluate")
+    suites: SuiteSettings = Field(SuiteSettings(), title="Suites")
     execution: Execution = Field(Execution(), title="Execution")
 
     @field_validator("name")

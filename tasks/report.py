@@ -14,7 +14,7 @@ from logitfuse.tasks.unit import Unit
 if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
 
-READS = ["encode", "check", "adapt", "capture", "map", "align", "fuse", "headroom", "train", "evaluate"]
+READS = ["encode", "check", "adapt", "capture", "map", "align", "fuse", "headroom", "train", "evaluate", "suites"]
 FILES = ["report.json", "report.html"]
 
 

@@ -14,6 +14,7 @@ from logitfuse.tasks import (
     fuse,
     headroom,
     report,
+    suites,
     train,
     vocabulary_map,
 )
@@ -43,6 +44,7 @@ STAGES: dict[str, Stage] = {
     "headroom": cast(Stage, headroom),
     "train": cast(Stage, train),
     "evaluate": cast(Stage, evaluate),
+    "suites": cast(Stage, suites),
     "report": cast(Stage, report),
 }
 ORDER = ["prepare", *STAGES]
