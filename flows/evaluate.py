@@ -24,7 +24,9 @@ Row = dict[str, Any]
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Folders, hub ids or package:NAME; LABEL=MODEL names one.")],
     text: Annotated[str | None, typer.Option(help="A file, folder or glob; all of its documents are scored.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="A corpus as recipes name it; its held-out part is scored.")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="A corpus as recipes name it; its held-out part is scored.")
+    ] = None,
     split: Annotated[str, typer.Option(help="The held-out part of --corpus: validation or test.")] = "validation",
     documents: Annotated[int | None, typer.Option(min=1, help="At most this many documents.")] = None,
     suites: Annotated[str, typer.Option(help="Suites by name, separated by commas: common_sense,bbh, …")] = "",
@@ -51,14 +53,14 @@ def evaluate(
 
     asked = _suites(suites, tasks, include_path, limit, execute_generated_code)
     if (text is None) == (corpus is None) and (text is not None or not asked.wanted):
-        raise BadInput("logitfuse evaluate: give --text FILE or --corpus NAME, or only --suites, --tasks, --include-path.")
+        raise BadInput(
+            "logitfuse evaluate: give --text FILE or --corpus NAME, or only --suites, --tasks, --include-path."
+        )
     check_suites(asked)
     settings = whole_text(text, documents) if text is not None else None
     if corpus is not None:
         settings = CorpusSettings(source=corpus, held_out_documents=documents)
-    found = compare(
-        models, folder=folder, corpus=settings, split=split, dtype=dtype, device=device, suites=asked
-    )
+    found = compare(models, folder=folder, corpus=settings, split=split, dtype=dtype, device=device, suites=asked)
     with bars() as shown:
         _run(found, shown)
     _show(found, asked, json_file)

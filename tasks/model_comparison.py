@@ -120,7 +120,9 @@ def loss_rows(comparison: Comparison) -> list[Row]:
             change = ratio_interval(nats_DS[:, s] - nats_DS[:, 0], bytes_D)
             row = {"model": model.label, "domain": domain, "documents": len(chosen), "bytes": int(bytes_D.sum())}
             row |= {"nats_per_byte": value.value, "low": value.low, "high": value.high}
-            rows.append(row | {"difference": change.value, "difference_low": change.low, "difference_high": change.high})
+            rows.append(
+                row | {"difference": change.value, "difference_low": change.low, "difference_high": change.high}
+            )
     return rows
 
 
@@ -131,5 +133,3 @@ def suite_rows(comparison: Comparison) -> tuple[list[Row], list[Row]]:
     tasks = task_scores(comparison.run, comparison.models)
     first = comparison.models[0].label
     return score_rows(tasks, comparison.models), difference_rows(tasks, comparison.models, first)
-
-

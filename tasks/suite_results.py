@@ -34,7 +34,7 @@ class TaskScores:
 
 
 def task_scores(run: Run, models: list[Contestant]) -> list[TaskScores]:
-    """Return all tasks' scores; raise `ShardMissing` before stage suites is done, `ShardMismatch` if examples differ."""
+    """Return all tasks' scores; raise `ShardMissing` before they are there, `ShardMismatch` if examples differ."""
     return [_of_task(run, models, number) for number in range(len(tasks_of(run.recipe.suites)))]
 
 

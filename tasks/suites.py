@@ -42,7 +42,9 @@ def asked_models(run: Run) -> list[Contestant]:
 def units(run: Run) -> list[Unit]:
     """One unit per model and task (its number as shard), a model's tasks together; none unless tasks are named."""
     tasks = range(len(tasks_of(run.recipe.suites)))
-    return [Unit(STAGE, contestant.label, number) for contestant in asked_models(run) for number in tasks] if tasks else []
+    return (
+        [Unit(STAGE, contestant.label, number) for contestant in asked_models(run) for number in tasks] if tasks else []
+    )
 
 
 def work(run: Run, unit: Unit) -> Work:

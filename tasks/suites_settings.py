@@ -17,9 +17,9 @@ class SuiteSettings(Settings):
     names: tuple[SuiteName, ...] = Field(
         (),
         title="Suites",
-        description="bbh: Big-Bench Hard, 27 tasks, three examples with reasoning, exact match. common_sense: ARC-easy, "
-        "ARC-challenge, BoolQ, HellaSwag, OpenBookQA, no examples. code: HumanEval, pass@1. These read their data from "
-        "the hub; package:humaneval and package:bigbench (24 parents of the BBH tasks) need none.",
+        description="bbh: Big-Bench Hard, 27 tasks, three examples with reasoning, exact match. common_sense: "
+        "ARC-easy, ARC-challenge, BoolQ, HellaSwag, OpenBookQA, no examples. code: HumanEval, pass@1. These read their "
+        "data from the hub; package:humaneval and package:bigbench (24 parents of the BBH tasks) need none.",
     )
     tasks: tuple[str, ...] = Field(
         (), title="Tasks", description="Further tasks, groups or tags by the names that lm-evaluation-harness has."

@@ -7,8 +7,8 @@ import yaml
 
 CHOICE = {
     "task": "pick_one", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "pick.jsonl"}},
-    "output_type": "multiple_choice", "test_split": "test", "doc_to_text": "{{question}}", "doc_to_choice": "{{choices}}",
-    "doc_to_target": "gold", "num_fewshot": 0, "metadata": {"version": 1.0},
+    "output_type": "multiple_choice", "test_split": "test", "doc_to_text": "{{question}}",
+    "doc_to_choice": "{{choices}}", "doc_to_target": "gold", "num_fewshot": 0, "metadata": {"version": 1.0},
     "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True},
                     {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True}],
 }  # fmt: skip
@@ -24,7 +24,7 @@ CODE = {
 def write_choice(folder: Path, examples: int = 6) -> Path:
     """Write the multiple-choice task into a folder."""
     folder.mkdir(exist_ok=True)
-    rows = [{"question": f"the cat sat on {n}", "choices": [" a mat", " dogs", " Zürich"], "gold": n % 3}
+    rows = [{"question": f"the cat sat on {n}", "choices": ["a mat", "dogs", "Zürich"], "gold": n % 3}
             for n in range(examples)]  # fmt: skip
     (folder / "pick.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "pick.yaml").write_text(yaml.safe_dump(CHOICE))

@@ -26,8 +26,15 @@ def page(facts: dict[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
-        {"percent": percent, "size": size, "duration": duration, "number": number, "domain": shown_domain,
-         "score": score, "signed": signed}
+        {
+            "percent": percent,
+            "size": size,
+            "duration": duration,
+            "number": number,
+            "domain": shown_domain,
+            "score": score,
+            "signed": signed,
+        }
     )
     return environment.get_template("page.html.j2").render(
         facts=facts,

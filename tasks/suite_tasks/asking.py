@@ -35,7 +35,9 @@ def ask(lm: HFLM, definition: Definition, settings: SuiteSettings, progress: Pro
     _seed(settings.seed)
     with quiet():
         task = load_task(definition, settings)
-        found = evaluate(lm=lm, task_dict={"tasks": {definition.name: task}}, limit=settings.limit, bootstrap_iters=1000)
+        found = evaluate(
+            lm=lm, task_dict={"tasks": {definition.name: task}}, limit=settings.limit, bootstrap_iters=1000
+        )
     assert found is not None, "one process asks, so it has the results"
     samples = found["samples"][definition.name]
     examples = gather_examples(samples)

@@ -108,7 +108,7 @@ _Reader.add_constructor("!function", lambda loader, node: f"!function {loader.co
 def read_task(file: Path) -> dict[str, Any]:
     """Return a task file's content, what it includes first, functions as text; raise `BadInput` naming the file."""
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Reader)  # noqa: S506  # a SafeLoader
+        content = yaml.load(file.read_text(encoding="utf-8"), _Reader)  # a SafeLoader
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise BadInput(f"{file}: not a task file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -122,7 +122,7 @@ def read_task(file: Path) -> dict[str, Any]:
 
 def _files_of(file: Path) -> list[tuple[str, Path]]:
     """Return a task file and every file it names (data, parts, Python modules), with the names it uses."""
-    content = yaml.load(file.read_text(encoding="utf-8"), _Reader)  # noqa: S506  # a SafeLoader
+    content = yaml.load(file.read_text(encoding="utf-8"), _Reader)  # a SafeLoader
     named = [(file.name, file)]
     for text in _texts(content):
         is_function = text.startswith("!function ")

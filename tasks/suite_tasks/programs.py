@@ -19,7 +19,9 @@ from logitfuse.storage.errors import WorkFailed
 RUNNER = Path(__file__).with_name("program_runner.py")
 LONGEST_REPORT = 4096
 SECONDS_TO_START = 20.0  # for Python itself, on a busy machine; the program's own time begins after it
-PROBE = "import collections, functools, hashlib, heapq, itertools, math, re, string, typing\nassert math.gcd(12, 18) == 6\n"
+PROBE = (
+    "import collections, functools, hashlib, heapq, itertools, math, re, string, typing\nassert math.gcd(12, 18) == 6\n"
+)
 
 
 @dataclass(frozen=True)

