@@ -66,8 +66,8 @@ def compare(
         raise BadInput(f"logitfuse evaluate: {explain(error, Recipe)} Write LABEL=MODEL to name a model.") from None
     run = Run(recipe)
     roles = [Contestant("target", run.target.label)]
-    models = roles + [Contestant("source", source.label) for source in recipe.sources]
-    return Comparison(run, models, corpus is not None)
+    contestants = roles + [Contestant("source", source.label) for source in recipe.sources]
+    return Comparison(run, contestants, corpus is not None)
 
 
 def whole_text(source: str, documents: int | None = None) -> CorpusSettings:

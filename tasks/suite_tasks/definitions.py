@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from logitfuse.tasks.suites_settings import SuiteSettings
 
 PACKAGE_PREFIX = "package:"
+FUNCTION = "!function"  # the tag before a Python function's name
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,11 @@ class _Reader(yaml.SafeLoader):
     """Reads task files without importing the functions that they name."""
 
 
-_Reader.add_constructor("!function", lambda loader, node: f"!function {loader.construct_scalar(node)}")
+def _function(_: yaml.SafeLoader, node: yaml.Node) -> str:
+    return f"{FUNCTION} {node.value}"
+
+
+_Reader.add_constructor(FUNCTION, _function)
 
 
 def read_task(file: Path) -> dict[str, Any]:
@@ -125,8 +130,8 @@ def _files_of(file: Path) -> list[tuple[str, Path]]:
     content = yaml.load(file.read_text(encoding="utf-8"), _Reader)  # a SafeLoader
     named = [(file.name, file)]
     for text in _texts(content):
-        is_function = text.startswith("!function ")
-        name = text.removeprefix("!function ").rpartition(".")[0] + ".py" if is_function else text
+        is_function = text.startswith(f"{FUNCTION} ")
+        name = text.removeprefix(f"{FUNCTION} ").rpartition(".")[0] + ".py" if is_function else text
         path = file.parent / name
         if len(name) < 1000 and "\n" not in name and path.is_file():
             named += _files_of(path) if path.suffix == ".yaml" and path != file else [(name, path)]

@@ -74,7 +74,7 @@ def main() -> None:
     set_limits(order)
     sys.setrecursionlimit(10_000)
     signal.setitimer(signal.ITIMER_REAL, order["seconds"])  # nobody handles it: the process ends
-    report = {"network": network}
+    report: dict[str, object] = {"network": network}
     with open("report", "w") as stream:
         json.dump(report, stream)
     try:
