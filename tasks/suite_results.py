@@ -53,7 +53,8 @@ def _of_task(run: Run, models: list[Contestant], number: int) -> TaskScores:
         label: np.array([one["scores"][metric] for one in result["examples"]], np.float64)
         for label, result in found.items()
     }
-    return TaskScores(first["suite"], first["task"], metric, first["fewshot"], first.get("chance"), scores)
+    suite = tasks_of(run.recipe.suites)[number].suite  # not of the result: another suite may have asked it first
+    return TaskScores(suite, first["task"], metric, first["fewshot"], first.get("chance"), scores)
 
 
 def score_rows(tasks: list[TaskScores], models: list[Contestant]) -> list[Row]:

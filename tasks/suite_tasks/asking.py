@@ -49,7 +49,6 @@ def ask(lm: HFLM, definition: Definition, settings: SuiteSettings, progress: Pro
         metrics, facts = {"pass@1": mean_and_error([one["scores"]["pass@1"] for one in examples])}, scored
     return {
         "format": RESULT_FORMAT,
-        "suite": definition.suite,
         "task": definition.name,
         "metric": primary(metrics),
         "metrics": metrics,
