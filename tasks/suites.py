@@ -65,7 +65,7 @@ def work(run: Run, unit: Unit) -> Work:
 
     return Work(
         stage=STAGE,
-        place=f"{STAGE}/{unit.source}",
+        place=f"{STAGE}/{source.label}",  # of a base, where the result stands that it has without adapting
         name="".join(c if c.isalnum() or c in "-_." else "-" for c in definition.name),
         compute=compute,
         settings=settings.of_task(runs_code=definition.runs_code),
