@@ -14,6 +14,7 @@ from rich.text import Text
 from logitfuse.flows.alignment_report import alignment
 from logitfuse.flows.audit import audit
 from logitfuse.flows.convert import convert
+from logitfuse.flows.evaluate import evaluate
 from logitfuse.flows.push import push
 from logitfuse.flows.show import bars, console, errors, results_table, status_table
 from logitfuse.flows.study import results as results_page
@@ -65,8 +66,23 @@ def run(
     if stop_after in ("evaluate", "report"):
         console.print(results_table(results(current)))
         console.print(f"The fused model: {trained_folder(current)}", soft_wrap=True)
+    if stop_after in ("suites", "report"):
+        show_suites(current)
     if stop_after == "report":
         console.print(f"The report: {report_page(current)}", soft_wrap=True)
+
+
+def show_suites(current: Run) -> None:
+    """Print the suites' scores, with the fused model's differences from the target; nothing if none was asked."""
+    if not current.recipe.suites.wanted:
+        return
+    from logitfuse.flows.suites_table import suites_table
+    from logitfuse.tasks.suite_results import difference_rows, score_rows, task_scores
+    from logitfuse.tasks.suites import asked_models
+
+    models = asked_models(current)
+    tasks = task_scores(current, models)
+    console.print(suites_table(score_rows(tasks, models), difference_rows(tasks, models, current.target.label)))
 
 
 def trained_folder(current: Run) -> str:
@@ -132,6 +148,7 @@ app.command()(verify)
 app.command()(convert)
 app.command()(audit)
 app.command()(push)
+app.command()(evaluate)
 app.command()(worker_config)
 app.command()(study)
 app.command("results")(results_page)

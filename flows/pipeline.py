@@ -27,6 +27,7 @@ StageName = Literal[
     "train",
     "merge",
     "evaluate",
+    "suites",
     "report",
 ]
 

@@ -194,6 +194,19 @@ def evaluate_flow(recipe: Recipe, source: str | None = None, redo: bool = False)
     return run_stage("evaluate", recipe, source, redo=redo)
 
 
+@flow(name="suites", flow_run_name="suites-{recipe.name}")
+@saying_how_it_ended
+def suites_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
+    """Ask every model the benchmark tasks that the recipe names; nothing unless it names some.
+
+    Args:
+        recipe: Everything that defines the run.
+        source: Only this model, by its short name, or fused or control.
+        redo: Make again what is there already.
+    """
+    return run_stage("suites", recipe, source, redo=redo)
+
+
 @flow(name="report", flow_run_name="report-{recipe.name}")
 @saying_how_it_ended
 def report_flow(recipe: Recipe, redo: bool = False) -> str:
@@ -219,5 +232,6 @@ STAGE_FLOWS: dict[str, Flow[..., Any]] = {
     "train": train_flow,
     "merge": merge_flow,
     "evaluate": evaluate_flow,
+    "suites": suites_flow,
     "report": report_flow,
 }

@@ -122,7 +122,9 @@ MAP = StageSchema(
 
 SCHEMAS = {schema.stage: schema for schema in (PREPARE, ENCODE, CAPTURE, MAP, ALIGN, FUSE, EVALUATE)}
 # Stages that write folders or pages instead of shards; their versions go into their keys all the same.
-OTHER_VERSIONS = {"check": 2, "adapt": 1, "train": 2, "merge": 1, "headroom": 1, "report": 1, "corpus": 1}
+OTHER_VERSIONS = {
+    "check": 2, "adapt": 1, "train": 2, "merge": 1, "headroom": 1, "suites": 1, "report": 1, "corpus": 1,
+}  # fmt: skip
 
 
 def schema_version(stage: str) -> int:

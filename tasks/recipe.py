@@ -25,6 +25,7 @@ from logitfuse.tasks.evaluate import EvaluateSettings
 from logitfuse.tasks.fuse_settings import FuseSettings, check_advantage, check_inputs, check_weights, weights_among
 from logitfuse.tasks.merge_settings import MERGED, MergeSettings, check_merge, merges
 from logitfuse.tasks.models.reference import ModelSettings
+from logitfuse.tasks.suites_settings import SuiteSettings
 from logitfuse.tasks.training.hosts import HostSettings
 from logitfuse.tasks.training.settings import TrainSettings
 from logitfuse.tasks.vocabulary_map import MapSettings
@@ -115,6 +116,7 @@ class Recipe(Settings):
     train: TrainSettings = Field(TrainSettings(), title="Train")
     merge: MergeSettings = Field(MergeSettings(), title="Merge")
     evaluate: EvaluateSettings = Field(EvaluateSettings(), title="Evaluate")
+    suites: SuiteSettings = Field(SuiteSettings(), title="Suites")
     execution: Execution = Field(Execution(), title="Execution")
 
     @field_validator("name")

@@ -14,7 +14,9 @@ from logitfuse.tasks.unit import Unit
 if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
 
-READS = ["encode", "check", "adapt", "capture", "map", "align", "fuse", "headroom", "train", "merge", "evaluate"]
+READS = [
+    "encode", "check", "adapt", "capture", "map", "align", "fuse", "headroom", "train", "merge", "evaluate", "suites",
+]  # fmt: skip
 FILES = ["report.json", "report.html"]
 
 

@@ -15,6 +15,7 @@ from logitfuse.tasks import (
     headroom,
     merge,
     report,
+    suites,
     train,
     vocabulary_map,
 )
@@ -45,6 +46,7 @@ STAGES: dict[str, Stage] = {
     "train": cast(Stage, train),
     "merge": cast(Stage, merge),
     "evaluate": cast(Stage, evaluate),
+    "suites": cast(Stage, suites),
     "report": cast(Stage, report),
 }
 ORDER = ["prepare", *STAGES]

@@ -12,6 +12,7 @@ from logitfuse.tasks.reporting.comparison import gain_rows, result_rows
 from logitfuse.tasks.reporting.contributions import alignment_facts, fusion_facts
 from logitfuse.tasks.reporting.costs import stage_costs
 from logitfuse.tasks.reporting.curves import training_facts
+from logitfuse.tasks.reporting.suites import suite_facts
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def gather(run: Run, stages: list[str]) -> dict[str, Any]:
         "corpus": corpus_facts(run),
         "results": result_rows(run),
         "gains": gain_rows(run),
+        "suites": suite_facts(run),
         "fusion": fusion_facts(run),
         "alignment": alignment_facts(run),
         "headroom": read_headroom(run),

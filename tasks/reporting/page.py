@@ -20,6 +20,7 @@ from logitfuse.tasks.reporting.plots import (
     role_of_arm,
     shown_domain,
 )
+from logitfuse.tasks.reporting.suites import suite_table
 from logitfuse.tasks.results import MEAN
 
 MISSING = "–"
@@ -33,7 +34,16 @@ def page(facts: dict[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(
-        {"percent": percent, "size": size, "duration": duration, "number": number, "domain": shown_domain, "tone": tone}
+        {
+            "percent": percent,
+            "size": size,
+            "duration": duration,
+            "number": number,
+            "domain": shown_domain,
+            "score": score,
+            "signed": signed,
+            "tone": tone,
+        }
     )
     environment.filters["glyph"] = lambda arm: ROLES[role_of_arm(arm)][1]
     return environment.get_template("page.html.j2").render(
@@ -43,6 +53,7 @@ def page(facts: dict[str, Any]) -> str:
         tiles=tiles(facts),
         models=models_of(facts["results"]),
         table=result_table(facts),
+        suites=suite_table(facts),
         plots={
             "levels": Markup(levels_plot(facts)),
             "gains": Markup(gains_plot(facts)),
@@ -110,6 +121,16 @@ def costs(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def number(value: float | None, digits: int = 3) -> str:
     """Write a number, or a dash where there is none."""
     return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def score(value: float | None) -> str:
+    """Write a score between 0 and 1 in %."""
+    return MISSING if value is None else f"{100 * value:.1f}"
+
+
+def signed(value: float | None) -> str:
+    """Write a difference of scores in percentage points."""
+    return MISSING if value is None else f"{100 * value:+.1f}"
 
 
 def percent(value: float | None) -> str:

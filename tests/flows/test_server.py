@@ -153,7 +153,7 @@ def test_every_deployment_stands_with_its_queue_and_working_folder(server: Serve
     assert queues == {
         "pipeline": "orchestrate", "prepare": "data", "encode": "data", "check": "capture", "adapt": "train",
         "capture": "capture", "map": "data", "align": "data", "fuse": "data", "headroom": "data", "train": "train",
-        "evaluate": "train", "report": "data",
+        "evaluate": "train", "suites": "train", "report": "data",
         "rebuild-fused": "orchestrate",
     }  # fmt: skip
     for deployment in found:

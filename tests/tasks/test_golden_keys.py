@@ -29,6 +29,7 @@ from logitfuse.tasks.encode import EncodeSettings
 from logitfuse.tasks.evaluate import EvaluateSettings
 from logitfuse.tasks.fuse_settings import FuseSettings
 from logitfuse.tasks.merge_settings import MergeSettings
+from logitfuse.tasks.suites_settings import SuiteSettings
 from logitfuse.tasks.training.adapt_settings import AdaptSettings
 from logitfuse.tasks.training.settings import TrainSettings
 from logitfuse.tasks.vocabulary_map import MapSettings
@@ -188,6 +189,26 @@ GOLDEN: list[tuple[str, type[Settings], list[str], int, str, str]] = [
         "61ffdad970f5",
         "9ea5bf4710abe0abfdfe",
     ),
+    (
+        "suites",
+        SuiteSettings,
+        [
+            "batch_size",
+            "execute_generated_code",
+            "fewshot",
+            "include_path",
+            "limit",
+            "max_new_tokens",
+            "names",
+            "program_memory_mb",
+            "program_seconds",
+            "seed",
+            "tasks",
+        ],
+        1,
+        "f2cc627ed14f",
+        "2b687568f845696a1f41",
+    ),
 ]
 
 
@@ -211,6 +232,7 @@ def test_keys_are_the_ones_that_stand_on_disks(
 def test_every_stage_with_settings_is_written_down() -> None:
     assert [row[0] for row in GOLDEN] == [
         "prepare", "encode", "check", "adapt", "capture", "map", "align", "fuse", "train", "merge", "evaluate",
+        "suites",
     ]  # fmt: skip
 
 
