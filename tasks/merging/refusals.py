@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig
-
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.merging.weights import Weights
 
@@ -50,6 +48,8 @@ def _same_architecture(model: Source, base: Source) -> None:
 
 
 def _architecture(source: Source) -> dict[str, Any]:
+    from transformers import AutoConfig
+
     config = AutoConfig.from_pretrained(source.home.folder).to_dict()
     return {n: v for n, v in config.items() if n not in NO_ARCHITECTURE and not n.endswith("_token_id")}
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
 
 MOST_BYTES_PER_FILE = 5_000_000_000
 DTYPE_NAMES = {
@@ -58,6 +57,8 @@ class Weights:
 
     @cached_property
     def _held(self) -> tuple[list[tuple[str, ...]], str]:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
         with torch.device("meta"):  # only the names are wanted
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.folder))
         model.tie_weights()

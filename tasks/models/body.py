@@ -3,16 +3,19 @@
 legend: B sequences, T positions, N positions of all texts, H hidden size, V vocabulary
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from logitfuse.storage.errors import ModelRefused
-from logitfuse.tasks.models.packing import CannotPack, packed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROBE_LENGTH = 12
 LONGEST_PROBE = 1100  # tokens; a wider window of a layer is not tried out
@@ -40,6 +43,8 @@ def run_packed(model: PreTrainedModel, texts: Sequence[Tensor], one_kernel: bool
 
     What they are worth is for `probe_packing` to say.
     """
+    from logitfuse.tasks.models.packing import packed  # brings transformers' models with it, which take two seconds
+
     ids_1N = torch.cat(list(texts))[None].to(model.device)
     with packed(model, [len(text) for text in texts], one_kernel) as positions_1N:
         found: Tensor = model.base_model(input_ids=ids_1N, position_ids=positions_1N, use_cache=False).last_hidden_state
@@ -67,6 +72,8 @@ def probe_packing(model: PreTrainedModel) -> Packing:
 
 
 def _disagreement(model: PreTrainedModel, texts: list[Tensor], alone_NH: Tensor, one_kernel: bool) -> str | None:
+    from logitfuse.tasks.models.packing import CannotPack
+
     try:
         off = _difference(run_packed(model, texts, one_kernel), alone_NH)
     except CannotPack as error:

@@ -3,16 +3,18 @@
 legend: B sequences, T positions, H hidden size, N selected positions, V vocabulary
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from logitfuse.kernels.head import Head
@@ -20,6 +22,9 @@ from logitfuse.kernels.keep import Keep
 from logitfuse.kernels.topk import TopK
 from logitfuse.storage.errors import ModelRefused
 from logitfuse.tasks.models.body import Packing, logit_transform, probe, probe_packing, run_body, run_packed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -83,6 +88,8 @@ class CausalModel:
 
 def load_causal_model(folder: Path, dtype: str, device: str) -> CausalModel:
     """Load a model for inference and prove that body and head together give the model's own logits."""
+    from transformers import AutoModelForCausalLM  # takes two seconds, and a run with nothing to do needs no model
+
     transformers_logging.disable_progress_bar()  # it would tear the run's own bars apart
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=DTYPES[dtype], trust_remote_code=False, device_map=device
