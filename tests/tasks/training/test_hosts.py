@@ -206,8 +206,8 @@ def test_two_hosts_train_as_one_and_end_together(run, machines, one_machine):
     assert "resuming after step" in said[0] and "2 processes (DDP)" in said[0]
     assert weights(config) == weights(one_machine)
     files = {path.name for path in config.metrics.parent.iterdir()}
-    assert {"worker-0.json", "worker-1.json", "accelerate-0.yaml", "accelerate-1.yaml"} <= files
-    assert yaml.safe_load((config.metrics.parent / "accelerate-1.yaml").read_text())["machine_rank"] == 1
+    assert {"worker.k1-0.json", "worker.k1-1.json", "accelerate.k1-0.yaml", "accelerate.k1-1.yaml"} <= files
+    assert yaml.safe_load((config.metrics.parent / "accelerate.k1-1.yaml").read_text())["machine_rank"] == 1
 
 
 @pytest.mark.slow
