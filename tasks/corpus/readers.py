@@ -1,11 +1,14 @@
 """Read the documents of a corpus, whatever holds them: streamed, always in the same order, held-out splits first."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from logitfuse.kernels.chunks import cut
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.corpus.documents import Document, Row, SplitName, document_of
 from logitfuse.tasks.corpus.files import SPLIT_ORDER, file_format, list_files, split_files, stems
@@ -125,13 +128,34 @@ def _documents(parts: list[Part], settings: CorpusSettings, splits: Collection[S
     ids = DuplicateIds(parts, settings)
     held_out = dict.fromkeys(SPLIT_ORDER, 0)
     for split in dict.fromkeys(part.split for part in parts):
-        rows = (row for part in parts if part.split == split for row in part.rows())
-        limit = settings.max_documents if split in (None, "train") else settings.held_out_documents
-        for row in islice(rows, limit):
-            document = document_of(row, split, settings)
-            ids.check(document.doc_id, row.where)
+        for document, where in _of_split(parts, split, settings):
+            ids.check(document.doc_id, where)
             held_out[document.split] += document.split != "train"
             if settings.held_out_documents and held_out[document.split] > settings.held_out_documents:
                 continue
             if document.split in splits:
-                yield document
+                yield (
+                    document
+                    if settings.max_document_bytes is None
+                    else beginning(document, settings.max_document_bytes)
+                )
+
+
+def _of_split(parts: list[Part], split: SplitName | None, settings: CorpusSettings) -> Iterator[tuple[Document, str]]:
+    """Yield the documents of the parts with this split, as many as are wanted, and where each stands."""
+    rows = (row for part in parts if part.split == split for row in part.rows())
+    limited = split in (None, "train")
+    of_domain: Counter[str] = Counter()
+    for row in islice(rows, settings.max_documents if limited else settings.held_out_documents):
+        document = document_of(row, split, settings)
+        of_domain[document.domain] += 1
+        if (
+            not (limited and settings.documents_per_domain)
+            or of_domain[document.domain] <= settings.documents_per_domain
+        ):
+            yield document, row.where
+
+
+def beginning(document: Document, max_bytes: int) -> Document:
+    """Return the document's first chunk of this size: its split is that of the whole, so no part changes sides."""
+    return replace(document, text=cut(document.text[: max_bytes + 1], max_bytes)[0])

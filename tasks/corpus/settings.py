@@ -97,6 +97,20 @@ class CorpusSettings(Settings):
         title="Documents",
         description="Read at most this many documents of the training split, or of a corpus without splits.",
     )
+    documents_per_domain: int | None = Field(
+        default=None,
+        ge=1,
+        title="Documents per domain",
+        description="Of these, use at most this many of each domain, the first ones. All of max_documents are read, so "
+        "that a rare domain comes to its number.",
+    )
+    max_document_bytes: int | None = Field(
+        default=None,
+        ge=64,
+        title="Document size",
+        description="Use the first so many bytes of a document at most, up to a natural border, as if it ended there: a "
+        "little of many documents instead of all of a few.",
+    )
     max_chunk_bytes: int = Field(
         default=8192, ge=64, title="Chunk size", description="Longest chunk a document is cut into, in bytes of UTF-8."
     )

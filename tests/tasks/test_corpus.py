@@ -313,6 +313,24 @@ class TestSplits:
         assert [d for d in some if d.split == "train"] == [d for d in every if d.split == "train"]
         assert [d for d in some if d.split != "train"] == [d for d in every if d.split != "train"][:5]
 
+    def test_as_many_documents_of_each_domain(self, tmp_path: Path) -> None:
+        content = [{"text": f"text number {i}", "domain": "rare" if i % 10 == 9 else "common"} for i in range(100)]
+        write_jsonl(tmp_path / "a.jsonl", content)
+        every, some = documents(tmp_path), documents(tmp_path, documents_per_domain=8)
+        for domain in ("rare", "common"):
+            assert [d for d in some if d.domain == domain] == [d for d in every if d.domain == domain][:8]
+
+    def test_the_beginning_of_a_document_keeps_the_split_of_the_whole(self, tmp_path: Path) -> None:
+        write_jsonl(tmp_path / "a.jsonl", rows([f"The same words. {'and more ' * i}" for i in range(100)]))
+        whole = {d.doc_id: d for d in documents(tmp_path, held_out_share=0.5)}
+        parts = documents(tmp_path, held_out_share=0.5, max_document_bytes=64)
+        assert len(parts) == len(whole)
+        for part in parts:
+            document = whole[part.doc_id]
+            assert part.split == document.split
+            assert document.text.startswith(part.text)
+            assert part.text == document.text or 32 < len(part.text.encode()) <= 64
+
 
 class TestHub:
     CONTENT = {
