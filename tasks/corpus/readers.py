@@ -144,15 +144,15 @@ def _documents(parts: list[Part], settings: CorpusSettings, splits: Collection[S
 def _of_split(parts: list[Part], split: SplitName | None, settings: CorpusSettings) -> Iterator[tuple[Document, str]]:
     """Yield the documents of the parts with this split, as many as are wanted, and where each stands."""
     rows = (row for part in parts if part.split == split for row in part.rows())
-    limited = split in (None, "train")
-    of_domain: Counter[str] = Counter()
-    for row in islice(rows, settings.max_documents if limited else settings.held_out_documents):
+    limit, of_each = settings.max_documents, settings.documents_per_domain
+    if split not in (None, "train"):
+        limit, of_each = settings.held_out_documents, None
+    seen: Counter[str] = Counter()
+    for row in islice(rows, limit):
         document = document_of(row, split, settings)
-        of_domain[document.domain] += 1
-        if (
-            not (limited and settings.documents_per_domain)
-            or of_domain[document.domain] <= settings.documents_per_domain
-        ):
+        seen[document.domain] += 1
+        wanted = not settings.domains or document.domain in settings.domains
+        if wanted and (of_each is None or seen[document.domain] <= of_each):
             yield document, row.where
 
 

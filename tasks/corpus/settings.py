@@ -97,19 +97,24 @@ class CorpusSettings(Settings):
         title="Documents",
         description="Read at most this many documents of the training split, or of a corpus without splits.",
     )
+    domains: tuple[str, ...] = Field(
+        default=(),
+        title="Domains",
+        description="Of the documents that are read, use those of these domains alone. Empty: of all.",
+    )
     documents_per_domain: int | None = Field(
         default=None,
         ge=1,
         title="Documents per domain",
-        description="Of these, use at most this many of each domain, the first ones. All of max_documents are read, so "
+        description="Of them, use at most this many of each domain, the first ones. All of max_documents are read, so "
         "that a rare domain comes to its number.",
     )
     max_document_bytes: int | None = Field(
         default=None,
         ge=64,
         title="Document size",
-        description="Use the first so many bytes of a document at most, up to a natural border, as if it ended there: a "
-        "little of many documents instead of all of a few.",
+        description="Use the first so many bytes of a document at most, up to a natural border, as if it ended there: "
+        "a little of many documents instead of all of a few.",
     )
     max_chunk_bytes: int = Field(
         default=8192, ge=64, title="Chunk size", description="Longest chunk a document is cut into, in bytes of UTF-8."

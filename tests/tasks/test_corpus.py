@@ -319,6 +319,8 @@ class TestSplits:
         every, some = documents(tmp_path), documents(tmp_path, documents_per_domain=8)
         for domain in ("rare", "common"):
             assert [d for d in some if d.domain == domain] == [d for d in every if d.domain == domain][:8]
+        rare = documents(tmp_path, domains=("rare",), max_documents=50)
+        assert rare == [d for d in every if d.domain == "rare"][:5]
 
     def test_the_beginning_of_a_document_keeps_the_split_of_the_whole(self, tmp_path: Path) -> None:
         write_jsonl(tmp_path / "a.jsonl", rows([f"The same words. {'and more ' * i}" for i in range(100)]))
