@@ -28,8 +28,8 @@ def shipped_studies() -> list[str]:
 def read_study(path: str, overrides: Sequence[str] = ()) -> tuple[Study, dict[str, Any]]:
     """Read a study from a YAML file, or a shipped one by name; return it and its base recipe's content.
 
-    A recipe, or another study, that it names by a path is looked for beside the study's file first. `a.b=value` overrides come
-    after what the study itself sets. Raises `BadInput`.
+    A recipe, or another study, that it names by a path is looked for beside the study's file first. `a.b=value`
+    overrides come after what the study itself sets. Raises `BadInput`.
     """
     content = resolve(_content(path), path, lambda other: _content(_beside(path, other)))
     try:
