@@ -12,8 +12,6 @@ import numba
 import numpy as np
 from numba.core.errors import NumbaError
 from numpy.typing import NDArray
-from rapidfuzz.distance import Levenshtein
-from rapidfuzz.process import cdist
 
 from logitfuse.kernels.edit_search import search_nearest
 
@@ -78,6 +76,9 @@ def usable_engine() -> Engine:
 
 def compare_all(queries: Sequence[str], choices: Sequence[str], workers: int) -> Nearest:
     """Return what `search_nearest` returns, from all distances, which rapidfuzz computes a block of rows at a time."""
+    from rapidfuzz.distance import Levenshtein  # here, so that a machine without it can do all else
+    from rapidfuzz.process import cdist
+
     index, distance = np.empty(len(queries), np.int32), np.empty(len(queries), np.int32)
     rows = max(1, CELLS // len(choices))
     for start in range(0, len(queries), rows):

@@ -14,8 +14,6 @@ from typing import Any
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from rapidfuzz.distance import Levenshtein
-from rapidfuzz.process import cdist
 
 DIAGONAL, UP, LEFT = 0, 1, 2
 CELLS = 1 << 26  # directions of one block, and costs of one table, that are held at a time where that is enough
@@ -46,6 +44,9 @@ class Costs:
         return rows, self._table([self._pieces[i] for i in used])
 
     def _table(self, pieces: Sequence[str]) -> NDArray[np.uint16]:
+        from rapidfuzz.distance import Levenshtein  # here, so that a machine without it can align by offsets
+        from rapidfuzz.process import cdist
+
         table: NDArray[np.uint16] = cdist(pieces, self._choices, scorer=Levenshtein.distance, dtype=np.uint16)
         return table
 

@@ -6,9 +6,9 @@ import platform
 from typing import Any
 
 from logitfuse.tasks.study.contrasts import contrast_facts, gap_facts, multiple_facts
+from logitfuse.tasks.study.likeness import flat_settings
 from logitfuse.tasks.study.looks import caution
 from logitfuse.tasks.study.plan import Job
-from logitfuse.tasks.study.reading import flat_settings
 from logitfuse.tasks.study.run_facts import headroom_facts, run_facts, trained_records
 from logitfuse.tasks.study.scores import Name, Scores, read_scores
 from logitfuse.tasks.study.session import Session

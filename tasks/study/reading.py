@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.recipe import apply_override, explain, recipe_content
+from logitfuse.tasks.study.likeness import resolve
 from logitfuse.tasks.study.settings import Study
 
 FOLDER = "studies"
@@ -27,20 +28,24 @@ def shipped_studies() -> list[str]:
 def read_study(path: str, overrides: Sequence[str] = ()) -> tuple[Study, dict[str, Any]]:
     """Read a study from a YAML file, or a shipped one by name; return it and its base recipe's content.
 
-    A recipe that the study names by a path is looked for beside the study's file first. `a.b=value` overrides come
-    after what the study itself sets. Raises `BadInput`.
+    A recipe, or another study, that it names by a path is looked for beside the study's file first. `a.b=value`
+    overrides come after what the study itself sets. Raises `BadInput`.
     """
-    content = _content(path)
+    content = resolve(_content(path), path, lambda other: _content(_beside(path, other)))
     try:
         study = Study.model_validate(content)
     except ValidationError as error:
         raise BadInput(f"{path}: {explain(error, Study)}") from None
-    beside = Path(path).expanduser().parent / study.recipe
-    base = recipe_content(str(beside) if beside.is_file() else study.recipe)
+    base = recipe_content(_beside(path, study.recipe))
     apply_settings(base, study.set, f"{path}: set")
     for override in overrides:
         apply_override(base, override)
     return study, base
+
+
+def _beside(path: str, name: str) -> str:
+    beside = Path(path).expanduser().parent / name
+    return str(beside) if beside.is_file() else name
 
 
 def apply_settings(content: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
@@ -54,17 +59,6 @@ def apply_settings(content: dict[str, Any], changes: Mapping[str, Any], where: s
             _merge(place, last, value)
         else:
             _put(place, last, value, f"{where}.{name}")
-
-
-def flat_settings(changes: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return changes with dotted names, as they are shown."""
-    found: dict[str, Any] = {}
-    for name, value in changes.items():
-        if isinstance(value, dict) and value and "." not in str(name):
-            found |= flat_settings(value, f"{above}{name}.")
-        else:
-            found[f"{above}{name}"] = value
-    return found
 
 
 def _merge(place: Any, name: str, changes: dict[str, Any]) -> None:

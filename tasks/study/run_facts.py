@@ -8,7 +8,7 @@ from logitfuse.storage.errors import ShardMissing
 from logitfuse.tasks.headroom import read_headroom
 from logitfuse.tasks.headroom_table import ALL, FUSED, pick_rows
 from logitfuse.tasks.study.doing import HEADROOM, needed_units, wanted_units
-from logitfuse.tasks.study.reading import flat_settings
+from logitfuse.tasks.study.likeness import flat_settings
 from logitfuse.tasks.study.scores import Name, Scores
 
 if TYPE_CHECKING:
