@@ -207,14 +207,11 @@ def _show_terms(current: Run) -> None:
 
 
 def _known_stage(name: str) -> str:
-    import difflib
-
+    from logitfuse.kernels.closest_name import known_names
     from logitfuse.tasks.stages import ORDER
 
     if name not in ORDER:
-        close = difflib.get_close_matches(name, ORDER, n=1)
-        hint = f"Did you mean {close[0]!r}? " if close else ""
-        raise BadInput(f"stage {name!r}: there is no such stage. {hint}Stages: {', '.join(ORDER)}.")
+        raise BadInput(f"stage {name!r}: there is no such stage. {known_names(name, ORDER, called='Stages')}")
     return name
 
 

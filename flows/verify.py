@@ -51,15 +51,12 @@ def verify(
 
 def chosen_stages(names: Sequence[str] | None) -> list[str]:
     """Return the stages to verify, in order, all where none is named; raise `BadInput` for an unknown one."""
-    import difflib
-
+    from logitfuse.kernels.closest_name import known_names
     from logitfuse.tasks.stages import ORDER
 
     for name in names or ():
         if name not in ORDER:
-            close = difflib.get_close_matches(name, ORDER, n=1)
-            hint = f"Did you mean {close[0]!r}? " if close else ""
-            raise BadInput(f"--stage {name}: there is no such stage. {hint}Stages: {', '.join(ORDER)}.")
+            raise BadInput(f"--stage {name}: there is no such stage. {known_names(name, ORDER, called='Stages')}")
     return [stage for stage in ORDER if not names or stage in names]
 
 
