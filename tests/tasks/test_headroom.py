@@ -10,12 +10,12 @@ import numpy as np
 import paper_models
 import pyarrow.parquet as pq
 import pytest
+from done_runs import done_run
 
 from logitfuse.flows.headroom import headroom_table, show_headroom
 from logitfuse.kernels.headroom import Tally, TokenClass, fused_classes
 from logitfuse.storage.shards import verified_path
-from logitfuse.tasks.checks import claim_folder
-from logitfuse.tasks.execute import do_prepare, do_unit, do_units
+from logitfuse.tasks.execute import do_unit
 from logitfuse.tasks.headroom import read_headroom
 from logitfuse.tasks.headroom_table import ALL, FUSED, pick_rows, table_rows, warnings
 from logitfuse.tasks.recipe import parse_recipe
@@ -31,12 +31,7 @@ def made(folder: Path, models: Path, **changes: Any) -> Run:
     """Do all stages up to fuse."""
     content = paper_models.recipe_content(folder, models, 16)
     content["corpus"]["held_out_share"] = 0.4
-    run = Run(parse_recipe(content | changes, "test"))
-    claim_folder(run.recipe)
-    do_prepare(run)
-    for stage in TO_FUSE:
-        list(do_units(run, run.units(stage)))
-    return run
+    return done_run(content | changes, TO_FUSE)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from done_runs import done_run
 from typer.testing import CliRunner
 
 from logitfuse.flows.cli import app
@@ -20,9 +21,8 @@ from logitfuse.storage.errors import BadInput
 from logitfuse.storage.records import Record, to_bytes
 from logitfuse.storage.schemas import SCHEMAS
 from logitfuse.storage.shards import ShardWriter, stored_file
-from logitfuse.tasks.checks import claim_folder
 from logitfuse.tasks.convert import convert_units
-from logitfuse.tasks.execute import do_prepare, do_units
+from logitfuse.tasks.execute import do_units
 from logitfuse.tasks.prepare import listing_path
 from logitfuse.tasks.recipe import parse_recipe
 from logitfuse.tasks.run import Run
@@ -50,11 +50,7 @@ PAPER = {
 
 def make(content: dict[str, Any]) -> dict[str, Any]:
     """Do all stages that need no training; return the recipe."""
-    run = Run(parse_recipe(content, "test"))
-    claim_folder(run.recipe)
-    do_prepare(run)
-    for stage in ("encode", "check", "adapt", "capture", "map", "align", "fuse", "headroom"):
-        list(do_units(run, run.units(stage)))
+    run = done_run(content, ["encode", "check", "adapt", "capture", "map", "align", "fuse", "headroom"])
     list(do_units(run, [Unit("evaluate", LLAMA), Unit("evaluate", MPT)]))
     return content
 
@@ -316,10 +312,7 @@ MODES: dict[str, dict[str, Any]] = {
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("modes")
     content = paper_models.recipe_content(folder, folder / "models", documents=16) | {"include_target": False}
-    run = Run(parse_recipe(content, "test"))
-    claim_folder(run.recipe)
-    do_prepare(run)
-    list(do_units(run, run.units("encode")))
+    done_run(content, ["encode"])
     return content
 
 
