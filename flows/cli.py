@@ -89,8 +89,7 @@ def trained_folder(current: Run) -> str:
     """Return the folder of the fused model."""
     from logitfuse.tasks.unit import Unit
 
-    record = current.record(Unit("train", "fused"))
-    return str(current.store.local(f"{record.place}/{record.files[0].name.split('/')[0]}"))
+    return str(current.store.local(current.record(Unit("train", "fused")).folder))
 
 
 @app.command()
