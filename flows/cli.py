@@ -159,7 +159,7 @@ def headroom(
     overrides: SetOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
 ) -> None:
-    """Compare the fused targets with the target model itself on held-out text, before anything is trained.
+    """Compare the fused targets with the target model itself on validation text, before anything is trained.
 
     Needs stage fuse; reads shards only, no model. Example: logitfuse headroom recipe.yaml --json headroom.json
     """

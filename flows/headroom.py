@@ -16,13 +16,12 @@ from logitfuse.tasks.headroom_table import ALL, Row, pick_rows, rules_out
 
 
 def show_headroom(facts: dict[str, Any]) -> None:
-    """Print a table per held-out split and subject (the fused targets, each source alone), then the warnings."""
+    """Print a table per subject (the fused targets, each source alone), then the warnings."""
     if not facts["measured"]:
         errors.print(f"[bold yellow]Headroom cannot be measured:[/] {escape(facts['why_not'])}", highlight=False)
         return
-    for split in dict.fromkeys(row["split"] for row in facts["rows"]):
-        for subject in dict.fromkeys(row["subject"] for row in facts["rows"]):
-            console.print(headroom_table(pick_rows(facts["rows"], split=split, subject=subject)))
+    for subject in dict.fromkeys(row["subject"] for row in facts["rows"]):
+        console.print(headroom_table(pick_rows(facts["rows"], subject=subject)))
     for warning in facts["warnings"]:
         errors.print(f"[bold red]Warning:[/] {escape(warning)}", highlight=False)
 
