@@ -163,7 +163,8 @@ def headroom(
 
     Needs stage fuse; reads shards only, no model. Example: logitfuse headroom recipe.yaml --json headroom.json
     """
-    from logitfuse.flows.headroom import show_headroom, write_headroom
+    from logitfuse.flows.headroom import show_headroom
+    from logitfuse.flows.written_file import write_json
     from logitfuse.tasks.execute import do_unit
     from logitfuse.tasks.headroom import read_headroom
     from logitfuse.tasks.unit import Unit
@@ -172,7 +173,7 @@ def headroom(
     do_unit(current, Unit("headroom"))
     facts = read_headroom(current)
     if json_file is not None:
-        write_headroom(facts, json_file)
+        write_json(json_file, facts)
     show_headroom(facts)
 
 
