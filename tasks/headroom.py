@@ -55,7 +55,7 @@ def work(run: Run, unit: Unit) -> Work:
         inputs=tuple(record for files in shards for record, _ in files.values()),
         fingerprints={
             "format": FORMAT,
-            "measured": reason is None,
+            "why_not": reason,
             "residual": run.recipe.train.residual,
             "sources": list(run.teachers),
             "positions": ENOUGH_POSITIONS,
