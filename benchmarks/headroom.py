@@ -7,7 +7,7 @@ variants only settings change, so only map, align, fuse and headroom are done ag
 recipe in the settings shown; --k beyond the first shows the recipe itself and the plain mean.
 
 A cell is targets less student over all positions of its class, so below 0 is headroom; a position without a target
-counts as the student's own. Classes are those of `logitfuse headroom`. The two halves are of held-out documents, by a
+counts as the student's own. Classes are those of `logitfuse headroom`. The two halves are of validation documents, by a
 hash of their ids. --quick: 4 documents in a run folder of their own and few variants, without goals: a look, not a
 measurement (maps are counted on the text of 2 documents).
 """
@@ -25,8 +25,8 @@ from rich.table import Table
 from logitfuse.kernels.headroom import Tally
 from logitfuse.tasks.checks import check_run, claim_folder
 from logitfuse.tasks.execute import do_prepare, do_units
-from logitfuse.tasks.headroom import add_chunk, held_out_shards, read_headroom, why_not
-from logitfuse.tasks.headroom_chunks import FUSED, held_out_chunks, shards_read
+from logitfuse.tasks.headroom import add_chunk, read_headroom, validation_shards, why_not
+from logitfuse.tasks.headroom_chunks import FUSED, shards_read, validation_chunks
 from logitfuse.tasks.headroom_table import ALL, FEW_POSITIONS, MUCH_WORSE, Row, pick_rows, table_rows
 from logitfuse.tasks.recipe import Recipe, read_recipe
 from logitfuse.tasks.run import Run
@@ -148,17 +148,17 @@ def lines(run: Run, k: int, name: str) -> Iterator[dict[str, Any]]:
 
 
 def measured_halves(run: Run) -> Halves:
-    """Return headroom's rows on either half of the held-out documents."""
+    """Return headroom's rows on either half of the validation documents."""
     tallies = (Tally(), Tally())
-    for shard in held_out_shards(run):
-        for chunk in held_out_chunks(run, shards_read(run, shard)):
+    for shard in validation_shards(run):
+        for chunk in validation_chunks(run, shards_read(run, shard)):
             half = blake2b(chunk.doc_id.encode(), digest_size=1).digest()[0] % 2
             add_chunk(tallies[half], chunk, run)
     return table_rows(tallies[0]), table_rows(tallies[1])
 
 
 def chosen(rows: list[Row], subject: str, domain: str, kind: str) -> list[Row]:
-    """Return the rows of one cell, one per held-out split."""
+    """Return the rows of one cell."""
     return pick_rows(rows, subject=subject, domain=domain, **{"class": kind})
 
 

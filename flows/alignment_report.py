@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from logitfuse.flows.show import console
-from logitfuse.storage.errors import BadInput
+from logitfuse.flows.written_file import unwritable, write_text
 from logitfuse.tasks.alignment_report.wording import (
     HOW,
     READ,
@@ -60,11 +60,11 @@ def alignment(
     ours, theirs = read_tokenizer(source), read_tokenizer(target)
     facts = gather(ours, theirs, read_sample(text or (), max_bytes), methods)
     if json_file is not None:
-        _write(json_file, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        write_text(json_file, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     if html_file is not None:
         from logitfuse.tasks.alignment_report.page import page
 
-        _write(html_file, page(facts))
+        write_text(html_file, page(facts))
     show(facts)  # last: a pipe that is closed early loses no file
 
 
@@ -180,16 +180,4 @@ def _check_writable(path: Path | None) -> None:
         if not there:
             path.unlink()
     except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _write(path: Path, content: str) -> None:
-    try:
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _unwritable(path: Path, error: OSError) -> BadInput:
-    return BadInput(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.")
+        raise unwritable(path, error) from error

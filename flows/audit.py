@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from logitfuse.flows.show import bars, console, errors
-from logitfuse.storage.errors import BadInput
+from logitfuse.flows.written_file import write_json
 
 if TYPE_CHECKING:
     from logitfuse.tasks.audit.auditor import Auditor
@@ -45,7 +43,7 @@ def audit(
     check_folder(run.recipe)
     found = show_audit(Auditor(run, recipe, documents, seed), source)
     if json_file is not None:
-        _write(json_file, found)
+        write_json(json_file, {"sources": [one.facts() for one in found]})
     for one in found:
         if one.chunks:
             console.print(audit_table(one))
@@ -106,12 +104,3 @@ def _differences(found: Differences) -> list[str]:
 def _agreements(found: Measures) -> list[str]:
     facts = found.facts()
     return [f"{facts['kl_mean']:.1e}", *(f"{facts[name]:.2%}" for name in ("same_best", "same_set", "same_rank"))]
-
-
-def _write(path: Path, found: Sequence[SourceAudit]) -> None:
-    facts = {"sources": [one.facts() for one in found]}
-    try:
-        path.write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.") from error
-    console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)

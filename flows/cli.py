@@ -89,8 +89,7 @@ def trained_folder(current: Run) -> str:
     """Return the folder of the fused model."""
     from logitfuse.tasks.unit import Unit
 
-    record = current.record(Unit("train", "fused"))
-    return str(current.store.local(f"{record.place}/{record.files[0].name.split('/')[0]}"))
+    return str(current.store.local(current.record(Unit("train", "fused")).folder))
 
 
 @app.command()
@@ -160,11 +159,12 @@ def headroom(
     overrides: SetOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
 ) -> None:
-    """Compare the fused targets with the target model itself on held-out text, before anything is trained.
+    """Compare the fused targets with the target model itself on validation text, before anything is trained.
 
     Needs stage fuse; reads shards only, no model. Example: logitfuse headroom recipe.yaml --json headroom.json
     """
-    from logitfuse.flows.headroom import show_headroom, write_headroom
+    from logitfuse.flows.headroom import show_headroom
+    from logitfuse.flows.written_file import write_json
     from logitfuse.tasks.execute import do_unit
     from logitfuse.tasks.headroom import read_headroom
     from logitfuse.tasks.unit import Unit
@@ -173,7 +173,7 @@ def headroom(
     do_unit(current, Unit("headroom"))
     facts = read_headroom(current)
     if json_file is not None:
-        write_headroom(facts, json_file)
+        write_json(json_file, facts)
     show_headroom(facts)
 
 
@@ -207,14 +207,11 @@ def _show_terms(current: Run) -> None:
 
 
 def _known_stage(name: str) -> str:
-    import difflib
-
+    from logitfuse.kernels.closest_name import known_names
     from logitfuse.tasks.stages import ORDER
 
     if name not in ORDER:
-        close = difflib.get_close_matches(name, ORDER, n=1)
-        hint = f"Did you mean {close[0]!r}? " if close else ""
-        raise BadInput(f"stage {name!r}: there is no such stage. {hint}Stages: {', '.join(ORDER)}.")
+        raise BadInput(f"stage {name!r}: there is no such stage. {known_names(name, ORDER, called='Stages')}")
     return name
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from logitfuse.flows.show import bars, console, errors
+from logitfuse.flows.written_file import write_json
 from logitfuse.storage.errors import BadInput
 
 if TYPE_CHECKING:
@@ -105,15 +105,7 @@ def _show(comparison: Comparison, asked: SuiteSettings, json_file: Path | None) 
         facts["suites"], facts["differences"] = suite_rows(comparison)
         console.print(suites_table(facts["suites"], facts["differences"]))
     if json_file is not None:
-        _write(facts, json_file)
-
-
-def _write(facts: dict[str, Any], path: Path) -> None:
-    try:
-        path.write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.") from error
-    errors.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)
+        write_json(json_file, facts, errors)
 
 
 def loss_table(rows: list[Row]) -> Table:

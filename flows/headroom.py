@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from logitfuse.flows.show import console, errors
-from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.alignment_report.wording import percent
 from logitfuse.tasks.headroom_table import ALL, Row, pick_rows, rules_out
 
 
 def show_headroom(facts: dict[str, Any]) -> None:
-    """Print a table per held-out split and subject (the fused targets, each source alone), then the warnings."""
+    """Print a table per subject (the fused targets, each source alone), then the warnings."""
     if not facts["measured"]:
         errors.print(f"[bold yellow]Headroom cannot be measured:[/] {escape(facts['why_not'])}", highlight=False)
         return
-    for split in dict.fromkeys(row["split"] for row in facts["rows"]):
-        for subject in dict.fromkeys(row["subject"] for row in facts["rows"]):
-            console.print(headroom_table(pick_rows(facts["rows"], split=split, subject=subject)))
+    for subject in dict.fromkeys(row["subject"] for row in facts["rows"]):
+        console.print(headroom_table(pick_rows(facts["rows"], subject=subject)))
     for warning in facts["warnings"]:
         errors.print(f"[bold red]Warning:[/] {escape(warning)}", highlight=False)
 
@@ -58,12 +54,3 @@ def _targets(row: Row) -> list[str]:
     if rules_out(row) or row["elsewhere"] is None:
         return ["∞", "[red]∞[/red]", f"[red]{share}[/red]"]
     return ["∞", f"∞ ({row['elsewhere']:+.3f} elsewhere)", share]
-
-
-def write_headroom(facts: dict[str, Any], path: Path) -> None:
-    """Write what was measured as JSON; raise `BadInput` where that cannot be done."""
-    try:
-        path.write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.") from error
-    console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 from rich.table import Table
 
 from logitfuse.flows.show import bars, console
+from logitfuse.flows.written_file import write_json
 from logitfuse.storage.errors import BadInput
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def verify(
     check_folder(current.recipe)
     found = show_verification(Verifier(current, recipe), chosen, source)
     if json_file is not None:
-        _write(json_file, found)
+        write_json(json_file, found.facts())
     console.print(stages_table(found.stages))
     console.print(summary(found), highlight=False, markup=False, soft_wrap=True)
     if found.faults:
@@ -51,15 +51,12 @@ def verify(
 
 def chosen_stages(names: Sequence[str] | None) -> list[str]:
     """Return the stages to verify, in order, all where none is named; raise `BadInput` for an unknown one."""
-    import difflib
-
+    from logitfuse.kernels.closest_name import known_names
     from logitfuse.tasks.stages import ORDER
 
     for name in names or ():
         if name not in ORDER:
-            close = difflib.get_close_matches(name, ORDER, n=1)
-            hint = f"Did you mean {close[0]!r}? " if close else ""
-            raise BadInput(f"--stage {name}: there is no such stage. {hint}Stages: {', '.join(ORDER)}.")
+            raise BadInput(f"--stage {name}: there is no such stage. {known_names(name, ORDER, called='Stages')}")
     return [stage for stage in ORDER if not names or stage in names]
 
 
@@ -117,11 +114,3 @@ def summary(found: Verification) -> str:
     if any(facts.stale is None for facts in found.stages):
         lines.append("Where it says ?, what is stale cannot be told: not all that is wanted was looked at, or known.")
     return "\n".join(lines)
-
-
-def _write(path: Path, found: Verification) -> None:
-    try:
-        path.write_text(json.dumps(found.facts(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror}. Give a file in a folder that exists.") from error
-    console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)

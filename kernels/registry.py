@@ -3,7 +3,6 @@
 Keyword-only arguments are the strategy's options; their annotations and defaults are the whole declaration.
 """
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -11,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+
+from logitfuse.kernels.closest_name import known_names
 
 Strategy = TypeVar("Strategy", bound=Callable[..., Any])
 Declared = TypeVar("Declared", bound=Callable[..., Any])
@@ -55,7 +56,7 @@ class Registry(Generic[Strategy]):
         """Return the strategy called `name`; `UnknownName` tells the closest known one."""
         known = self.names()
         if name not in self._strategies:
-            raise UnknownName(f"unknown {self.kind} {name!r}. {_suggestion(name, known)}")
+            raise UnknownName(f"unknown {self.kind} {name!r}. {_known(name, known)}")
         return self._strategies[name]
 
     def check_options(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +69,7 @@ class Registry(Generic[Strategy]):
         declared = _options_of(strategy)
         for option in options:
             if option not in declared:
-                raise UnknownName(f"{self.kind} {name!r} has no option {option!r}. {_suggestion(option, declared)}")
+                raise UnknownName(f"{self.kind} {name!r} has no option {option!r}. {_known(option, declared)}")
         missing = [o for o, p in declared.items() if p.default is p.empty and o not in options]
         if missing:
             raise BadOption(f"{self.kind} {name!r} needs {', '.join(map(repr, missing))}: give it under its options.")
@@ -106,8 +107,5 @@ def _origin(strategy: Callable[..., Any]) -> str:
     return f"{strategy.__module__}.{strategy.__qualname__}"
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(known) or 'none'}."
+def _known(name: str, known: Iterable[str]) -> str:
+    return known_names(str(name), sorted(known), cutoff=0.4)

@@ -56,6 +56,11 @@ class Record(BaseModel):
         return f"{self.place}/{self.name}"
 
     @property
+    def folder(self) -> str:
+        """Where the files of a result that is a folder lie: train/fused/model.<key>."""
+        return f"{self.place}/{self.files[0].name.split('/')[0]}"
+
+    @property
     def file_name(self) -> str:
         """Name of the record's own file."""
         return record_name(self.name, self.key)

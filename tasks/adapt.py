@@ -105,5 +105,5 @@ def adapted(run: Run, given: Source) -> Source:
     if given.home.settings.adapt is None:
         return given
     record = run.record(Unit("adapt", given.label))
-    folder = run.store.local(f"{record.place}/{record.files[0].name.split('/')[0]}")
-    return replace(given, home=ModelHome(given.home.settings, folder, record.checksum, adapted=True))
+    home = ModelHome(given.home.settings, run.store.local(record.folder), record.checksum, adapted=True)
+    return replace(given, home=home)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +11,10 @@ import numpy as np
 
 from logitfuse.kernels.ensemble import member_spans, mix_spans
 from logitfuse.kernels.scores import ScoredChunks
-from logitfuse.storage.errors import BadInput
 from logitfuse.storage.schemas import EVALUATE
 from logitfuse.storage.shards import IDENTITY_COLUMNS, Rows, rows_together, verified_path, writing_rows
 from logitfuse.tasks.engine import Counts, Progress, Work
+from logitfuse.tasks.named_weights import check_named_weights
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
@@ -40,15 +39,8 @@ def members(run: Run) -> dict[str, float]:
 
 def weights_of(weights: dict[str, float], labels: Collection[str]) -> dict[str, float]:
     """Return the members' weights, 1 where none is given; raises `BadInput`."""
-    for name in weights:
-        if name not in labels:
-            close = difflib.get_close_matches(name, labels, n=1, cutoff=0.4)
-            hint = f"Did you mean {close[0]!r}? " if close else ""
-            raise BadInput(f"evaluate.ensemble_weights: no model is called {name!r}. {hint}Known: {', '.join(labels)}.")
-    found = {label: weights.get(label, 1.0) for label in labels}
-    if not any(found.values()):
-        raise BadInput("evaluate.ensemble_weights: every model has weight 0. Give at least one of them more.")
-    return {label: weight for label, weight in found.items() if weight}
+    check_named_weights("evaluate.ensemble_weights", "model", weights, labels)
+    return {label: weight for label in labels if (weight := weights.get(label, 1.0))}
 
 
 def own_settings(settings: EvaluateSettings) -> EvaluateSettings:

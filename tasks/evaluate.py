@@ -19,7 +19,7 @@ from logitfuse.storage.shards import Rows, read_batches, verified_path, writing_
 from logitfuse.tasks.arms import pair_arms
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work
 from logitfuse.tasks.ensemble import ENSEMBLE, Mixing, ensemble_work
-from logitfuse.tasks.merge import base_of, made_folder
+from logitfuse.tasks.merge import base_of
 from logitfuse.tasks.merge_settings import MERGED, merges
 from logitfuse.tasks.models.causal import padded
 from logitfuse.tasks.models.home import ModelHome
@@ -160,7 +160,7 @@ def model_of(run: Run, label: str) -> tuple[Source, tuple[Record, ...]]:
     else:
         record = run.record(Unit("train", label))
     settings = model.home.settings.model_copy(update={"name": label})
-    return replace(model, home=ModelHome(settings, made_folder(run, record), record.checksum)), (record,)
+    return replace(model, home=ModelHome(settings, run.store.local(record.folder), record.checksum)), (record,)
 
 
 def held_out_texts(prepared: Iterable[Path], settings: EvaluateSettings) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Collection
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from logitfuse.kernels.fusion import FUSIONS
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.settings import Settings
+from logitfuse.tasks.named_weights import check_named_weights
 from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
 
 Granularity = Literal["document", "block", "chunk"]
@@ -118,13 +118,7 @@ def weights_among(settings: FuseSettings, labels: Collection[str]) -> FuseSettin
 
 def check_weights(settings: FuseSettings, labels: Collection[str]) -> None:
     """Check that every weighed source is there and that one weight is left; raises `BadInput`."""
-    for name in settings.source_weights:
-        if name not in labels:
-            close = difflib.get_close_matches(name, labels, n=1, cutoff=0.4)
-            hint = f"Did you mean {close[0]!r}? " if close else ""
-            raise BadInput(f"fuse.source_weights: no source is called {name!r}. {hint}Known: {', '.join(labels)}.")
-    if labels and all(settings.source_weights.get(label, 1.0) == 0 for label in labels):
-        raise BadInput("fuse.source_weights: every source has weight 0. Give at least one of them more.")
+    check_named_weights("fuse.source_weights", "source", settings.source_weights, labels)
 
 
 def check_advantage(settings: FuseSettings, labels: Collection[str], target: str) -> None:

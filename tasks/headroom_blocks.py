@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from logitfuse.kernels.sparse import Sparse
 from logitfuse.storage.shards import Rows, read_batches
 
-TRAIN = "train"
+VALIDATION = "validation"
 
 
 class Targets(NamedTuple):
@@ -24,35 +24,30 @@ class Targets(NamedTuple):
 
 
 class Blocks:
-    """The held-out packed blocks of a shard, end to end by split, in which documents are found in their order."""
+    """The packed validation blocks of a shard, end to end, in which documents are found in their order."""
 
     def __init__(self, file: tuple[Path, list[str]]) -> None:
-        parts: dict[str, dict[str, list[NDArray]]] = defaultdict(lambda: defaultdict(list))
+        parts: dict[str, list[NDArray]] = defaultdict(list)
         path, columns = file
         for batch in read_batches(path, columns):
             view = Rows(batch)
             for row in range(len(view)):
-                split = view.value("split", row)
-                for column in columns[1:] if split != TRAIN else ():
-                    parts[split][column].append(view.values(column, row))
-        self._flat = {split: {name: np.concatenate(p) for name, p in found.items()} for split, found in parts.items()}
-        self._rows = {
-            split: Sparse.from_counts(*(found[column] for column in ("counts", "ids", "logprobs")))
-            for split, found in self._flat.items()
-        }
-        self._at = dict.fromkeys(self._flat, 0)
+                for column in columns[1:] if view.value("split", row) == VALIDATION else ():
+                    parts[column].append(view.values(column, row))
+        self._flat = {name: np.concatenate(found) for name, found in parts.items()}
+        self._rows = Sparse.from_counts(*(self._flat[c] for c in ("counts", "ids", "logprobs"))) if parts else None
+        self._at = 0
 
-    def find(self, split: str, inputs: list[NDArray[np.int32]]) -> int | None:
+    def find(self, inputs: list[NDArray[np.int32]]) -> int | None:
         """Return the position at which the next document begins, None if packing left it out."""
         document = np.concatenate(inputs)
-        start = self._at.get(split, 0)
-        stop = start + len(document)
-        if split not in self._flat or not np.array_equal(self._flat[split]["inputs"][start:stop], document):
+        stop = self._at + len(document)
+        if self._rows is None or not np.array_equal(self._flat["inputs"][self._at : stop], document):
             return None
-        self._at[split] = stop
+        start, self._at = self._at, stop
         return start
 
-    def take(self, split: str, start: int, stop: int) -> Targets:
-        """Return positions start to stop."""
-        found = self._flat[split]
-        return Targets(self._rows[split].take(start, stop), found["mass"][start:stop], found["winner"][start:stop])
+    def take(self, start: int, stop: int) -> Targets:
+        """Return positions start to stop, of a document that was found."""
+        assert self._rows is not None
+        return Targets(self._rows.take(start, stop), self._flat["mass"][start:stop], self._flat["winner"][start:stop])

@@ -1,4 +1,4 @@
-"""What stage headroom reads: the held-out chunks with their targets, and what the target model predicted itself."""
+"""What stage headroom reads: the validation chunks with their targets, and what the target model predicted itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from logitfuse.kernels.headroom import OwnPredictions, TokenClass, token_classes
 from logitfuse.kernels.positions import consumed_bytes, inputs_and_labels
 from logitfuse.kernels.sparse import Sparse, rectangle
 from logitfuse.storage.shards import Rows, rows_together, verified_path
-from logitfuse.tasks.headroom_blocks import TRAIN, Blocks, Targets
+from logitfuse.tasks.headroom_blocks import VALIDATION, Blocks, Targets
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
@@ -28,9 +28,8 @@ Files = dict[str, tuple["Record", list[str]]]
 
 @dataclass(frozen=True)
 class Chunk:
-    """T positions of held-out text; `classes_ST` has a row per teacher."""
+    """T positions of validation text; `classes_ST` has a row per teacher."""
 
-    split: str
     domain: str
     doc_id: str
     labels_T: NDArray[np.int32]
@@ -57,22 +56,21 @@ def shards_read(run: Run, shard: int) -> Files:
     return files
 
 
-def held_out_chunks(run: Run, files: Files) -> Iterator[Chunk]:
-    """Yield the chunks of one shard that are not trained on; packed blocks are cut back into them."""
+def validation_chunks(run: Run, files: Files) -> Iterator[Chunk]:
+    """Yield the validation chunks of one shard; packed blocks are cut back into them."""
     paths = {name: (verified_path(run.store, record), columns) for name, (record, columns) in files.items()}
     blocks = Blocks(paths.pop(FUSED)) if run.recipe.fuse.granularity == "block" else None
-    rows = ((views, row) for views, row in rows_together(paths) if views["prepare"].value("split", row) != TRAIN)
+    rows = (at for at in rows_together(paths) if at[0]["prepare"].value("split", at[1]) == VALIDATION)
     for _, document in groupby(rows, key=lambda at: at[0]["prepare"].value("doc_id", at[1])):
         chunks = list(document)
         texts = [_inputs_and_labels(views["encode"], row, run) for views, row in chunks]
-        split = chunks[0][0]["prepare"].value("split", chunks[0][1])
-        start = blocks.find(split, [inputs for inputs, _, _ in texts]) if blocks else None
+        start = blocks.find([inputs for inputs, _, _ in texts]) if blocks else None
         for (views, row), (inputs, labels, count) in zip(chunks, texts, strict=True):
             fused: Targets | None = None
             if blocks is None:
                 fused = _targets(views[FUSED], row, views[FUSED].values("winner", row))
             elif start is not None:
-                fused = blocks.take(split, start, start + count)
+                fused = blocks.take(start, start + count)
                 start += len(inputs)
             yield _chunk(views, row, run, labels, fused)
 
@@ -98,7 +96,6 @@ def _chunk(views: dict[str, Rows], row: int, run: Run, labels_T: NDArray[np.int3
         if label != run.target.label
     }
     return Chunk(
-        views["prepare"].value("split", row),
         views["prepare"].value("domain", row),
         views["prepare"].value("doc_id", row),
         labels_T[:count],

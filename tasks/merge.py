@@ -81,7 +81,7 @@ def part_of(run: Run, name: str, weight: float = 1.0) -> Part:
     if name in arms(run.recipe):
         record = run.record(Unit("train", name))
         settings = run.recipe.target.model_copy(update={"name": name})
-        home = ModelHome(settings, made_folder(run, record), record.checksum)
+        home = ModelHome(settings, run.store.local(record.folder), record.checksum)
         return Part(name, replace(run.target, home=home), weight, record)
     return Part(name, _model(run, name), weight)
 
@@ -106,11 +106,6 @@ def _given(run: Run, name: str) -> Source:
 @lru_cache(maxsize=16)
 def _elsewhere(name: str) -> Source:
     return read_source(ModelSettings(model=name))
-
-
-def made_folder(run: Run, record: Record) -> Path:
-    """Return the model folder of a training's or a merging's record."""
-    return run.store.local(f"{record.place}/{record.files[0].name.split('/')[0]}")
 
 
 def check_merged(run: Run) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from logitfuse.kernels.closest_name import known_names
 from logitfuse.kernels.merging import MERGES
 from logitfuse.storage.settings import Settings
 from logitfuse.tasks.arms import pair_arms
@@ -93,15 +93,9 @@ def check_merge(recipe: Recipe, arms: list[str]) -> None:
     models = [TARGET, recipe.target.label, *(source.label for source in recipe.sources), *arms]
     for name in (*recipe.merge.models, recipe.merge.base):
         if name not in models and "/" not in name and ":" not in name:
-            raise ValueError(f"merge: no model is called {name!r}. {_closest(name, models)}")
+            raise ValueError(f"merge: no model is called {name!r}. {known_names(name, models)}")
     if recipe.merge.base in arms:
         raise ValueError(f"merge.base: {recipe.merge.base!r} is trained here; name what it was continued from")
     for name in recipe.merge.weights:
         if name not in merged_models(recipe):
-            raise ValueError(f"merge.weights: {name!r} is not merged. {_closest(name, list(merged_models(recipe)))}")
-
-
-def _closest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Known: {', '.join(dict.fromkeys(known))}."
+            raise ValueError(f"merge.weights: {name!r} is not merged. {known_names(name, merged_models(recipe))}")

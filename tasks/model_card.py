@@ -76,14 +76,20 @@ def common_licence(models: Sequence[tuple[str, Source]]) -> dict[str, Any]:
 
 def front_matter(run: Run, models: list[tuple[str, Source]]) -> dict[str, Any]:
     """Return the facts at the head of a card."""
-    facts: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    facts |= common_licence(models)
-    if known := [name for _, model in models if (name := hub_id(model.home))]:
-        # The weights continue the target's; what the sources gave are predictions, which is no merge of weights.
-        facts |= {"base_model": known, "base_model_relation": "finetune"}
+    # The weights continue the target's; what the sources gave are predictions, which is no merge of weights.
+    facts = base_facts(models, "finetune")
     if is_hub_id(run.recipe.corpus.source):
         facts["datasets"] = [run.recipe.corpus.source]
     return facts | {"tags": ["logitfuse", "knowledge-fusion", "distillation"]}
+
+
+def base_facts(models: Sequence[tuple[str, Source]], relation: str) -> dict[str, Any]:
+    """Return library, licence, and the models on the hub that one was made from, to which it has this relation."""
+    facts: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    facts |= common_licence(models)
+    if known := [name for _, model in models if (name := hub_id(model.home))]:
+        facts |= {"base_model": known, "base_model_relation": relation}
+    return facts
 
 
 def _introduction(run: Run, arm: str, settings: TrainSettings) -> str:

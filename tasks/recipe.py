@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from logitfuse.kernels.closest_name import did_you_mean, known_names
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.settings import Settings
 from logitfuse.tasks.align_settings import AlignSettings, check_align_inputs
@@ -220,9 +220,8 @@ def _explain_one(problem: Any, model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in problem["loc"]) or "recipe"
     if problem["type"] == "extra_forbidden":
         known = list(_fields_at(model, problem["loc"][:-1]))
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
-        return f"{path}: there is no such field. {hint}"
+        hint = did_you_mean(str(problem["loc"][-1]), known).strip()
+        return f"{path}: there is no such field. {hint or 'Known: ' + ', '.join(known) + '.'}"
     given = problem.get("input")
     shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
     return f"{path}: {problem['msg'].removeprefix('Value error, ')}{shown}"
@@ -250,9 +249,8 @@ def _text_of(path: str) -> str:
     if name in shipped:
         return files("logitfuse.recipes").joinpath(name).read_text(encoding="utf-8")
     names = [recipe.removesuffix(".yaml") for recipe in shipped]
-    close = difflib.get_close_matches(path, names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise BadInput(f"{path}: no such file, and no shipped recipe of that name.{hint} Shipped: {', '.join(names)}.")
+    which = known_names(path, names, called="Shipped")
+    raise BadInput(f"{path}: no such file, and no shipped recipe of that name. {which}")
 
 
 def _parse(text: str, path: str) -> dict[str, Any]:

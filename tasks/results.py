@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,22 +70,24 @@ def _result(model: Contestant, domain: str, found: Interval, documents: int) -> 
 
 def documents_of(run: Run, models: list[Contestant]) -> dict[str, DocumentScores]:
     """Return each held-out document's nats per model, over bytes that all of them score, by document id."""
-    files = {}
-    for model in models:
-        record = run.record(Unit("evaluate", model.label))
-        files[model.label] = (verified_path(run.store, record), COLUMNS)
-    documents: dict[str, DocumentScores] = defaultdict(lambda: DocumentScores("", np.zeros(len(models))))
-    for views, row in rows_together(files):
+    records = {model.label: run.record(Unit("evaluate", model.label)) for model in models}
+    return gathered({label: verified_path(run.store, record) for label, record in records.items()})
+
+
+def gathered(paths: Mapping[str, Path]) -> dict[str, DocumentScores]:
+    """Return by document id what each of these evaluations says of the bytes that all of them score."""
+    documents: dict[str, DocumentScores] = defaultdict(lambda: DocumentScores("", np.zeros(len(paths))))
+    for views, row in rows_together({name: (path, COLUMNS) for name, path in paths.items()}):
         first = next(iter(views.values()))
         document = documents[first.value("doc_id", row)]
         document.domain = first.value("domain", row)
-        nats_S, shared = nats_over_identical_bytes([scored(view, row) for view in views.values()])
+        nats_S, shared = nats_over_identical_bytes([_scored(view, row) for view in views.values()])
         document.nats_S += nats_S
         document.bytes += shared
     return documents
 
 
-def scored(view: Rows, row: int) -> Scored:
+def _scored(view: Rows, row: int) -> Scored:
     """Return what an evaluation says of one chunk."""
     ends = view.values("ends", row).astype(np.int64)
     begins = np.concatenate([[view.value("begin", row)], ends[:-1]]) if len(ends) else ends

@@ -1,6 +1,7 @@
 """Models of a few thousand weights that need nothing from outside."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -20,18 +21,21 @@ def tiny_model(folder: Path, vocabulary: int, seed: int) -> Path:
         vocab_size=vocabulary, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator([TEXT] * 4, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    write_llama(folder, tokenizer, seed, hidden_size=16, intermediate_size=32, num_hidden_layers=1)
+    return folder
+
+
+def write_llama(
+    folder: Path, tokenizer: Tokenizer, seed: int, *, unknown: str | None = None, context: int = 256, **config: Any
+) -> None:
+    """Write a Llama with random weights and two heads, of the tokenizer's size; `config` is the rest of its own."""
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", **({"unk_token": unknown} if unknown else {})
+    )
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    llama = LlamaConfig(
+        vocab_size=len(fast), num_attention_heads=2, max_position_embeddings=context, bos_token_id=0, eos_token_id=1,
+        **config,
+    )  # fmt: skip
+    LlamaForCausalLM(llama).to(llama.dtype or torch.float32).save_pretrained(folder)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import yaml
-
-from logitfuse.tasks.licences import hub_id, licence_of, public_name, revision_of
+from logitfuse.tasks.licences import licence_of, public_name, revision_of
 from logitfuse.tasks.merge_settings import merged_models
-from logitfuse.tasks.model_card import common_licence, parents
+from logitfuse.tasks.model_card import base_facts, dumped, parents
 
 if TYPE_CHECKING:
     from logitfuse.tasks.merge import Part
@@ -29,15 +27,8 @@ def merged_card(run: Run, parts: list[Part], base: Source) -> str:
         "## Intended use and limits\n\nIt exists to be compared with the fused model: what merging weights gives, and "
         "no training beyond that of its parts. For research; it inherits all limits of the models above.",
     ]
-    return f"---\n{_dump(_front_matter(known))}\n---\n\n" + "\n\n".join(sections) + "\n"
-
-
-def _front_matter(known: list[tuple[str, Source]]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    facts |= common_licence(known)
-    if names := [name for _, model in known if (name := hub_id(model.home))]:
-        facts |= {"base_model": names, "base_model_relation": "merge"}
-    return facts | {"tags": ["logitfuse", "merge", "knowledge-fusion"]}
+    facts = base_facts(known, "merge") | {"tags": ["logitfuse", "merge", "knowledge-fusion"]}
+    return f"---\n{dumped(facts)}\n---\n\n" + "\n\n".join(sections) + "\n"
 
 
 def _introduction(run: Run, parts: list[Part], base: Source) -> str:
@@ -58,8 +49,3 @@ def _origin(known: list[tuple[str, Source]]) -> str:
         cells = [role, public_name(home.settings.model), revision_of(home) or "–", licence_of(home)]
         lines.append(f"| {' | '.join([*cells, f'`{home.fingerprint[:23]}`'])} |")
     return "\n".join([*lines, "", "The licences of all of these models apply to this one."])
-
-
-def _dump(content: dict[str, Any]) -> str:
-    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    return text.rstrip()

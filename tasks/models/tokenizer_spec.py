@@ -9,7 +9,6 @@ from logitfuse.kernels.pieces import CONTINUATION_MARK, SPACE_MARK, Kind
 from logitfuse.storage.errors import ModelRefused
 
 BEHAVIOUR = ("normalizer", "pre_tokenizer", "model", "decoder", "added_tokens")
-NO_SWITCHES = frozenset({"vocab", "merges"})  # hundreds of thousands of pieces, and nothing to switch
 Spec = dict[str, Any]
 
 
@@ -84,8 +83,7 @@ def _marks_spaces(part: Spec) -> bool:
 def _settled(value: Any) -> Any:
     """Drop what is null or false, so that a library that learns a new switch, off, changes no fingerprint."""
     if isinstance(value, dict):
-        kept = ((key, inner) for key, inner in value.items() if inner is not None and inner is not False)
-        return {key: inner if key in NO_SWITCHES else _settled(inner) for key, inner in kept}
+        return {key: _settled(inner) for key, inner in value.items() if inner is not None and inner is not False}
     if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
         return [_settled(inner) for inner in value]
     return value

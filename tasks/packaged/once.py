@@ -1,12 +1,12 @@
 """What is fetched or converted once must be made whole, and by one process, whoever else asks at the same time."""
 
-import difflib
 import fcntl
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from logitfuse.kernels.closest_name import known_names
 from logitfuse.storage.atomic import SCRATCH_PREFIX, replacing_folder
 from logitfuse.storage.errors import BadInput
 
@@ -41,6 +41,5 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     names = sorted(known)
     if name in names:
         return
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.3)
-    meant = f" Did you mean '{close[0]}'?" if close else ""
-    raise BadInput(f"no packaged {kind} is called '{name}'.{meant} There are: {', '.join(names)}.")
+    which = known_names(name.lower(), names, called="There are", cutoff=0.3)
+    raise BadInput(f"no packaged {kind} is called '{name}'. {which}")

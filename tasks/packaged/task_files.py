@@ -21,7 +21,8 @@ VERSION = 1  # raise it whenever a task's content changes: it is part of the fol
 class TaskPackage:
     """Where tasks come from, under which terms, and how their files are written.
 
-    `write` gets the folder that the package's `members` were extracted to and the folder for task files.
+    `write` gets the files that the package's `members` were extracted to, in their order, and the folder for task
+    files.
     """
 
     package: PackageFile

@@ -84,7 +84,7 @@ def _tokens(session: Session, job: Job) -> int:
 def _headroom(session: Session, done: list[Job]) -> list[Facts]:
     """Return the headroom of every variant that has fused targets, once for all seeds."""
     first = {job.variant: job for job in reversed(done) if job.label is None or job.seed is not None}
-    found = [headroom_facts(session.opened.run(job), job, session.study.choose_on) for job in first.values()]
+    found = [headroom_facts(session.opened.run(job), job) for job in first.values()]
     order = list(session.study.variants)
     return sorted((facts for facts in found if facts), key=lambda facts: order.index(facts["variant"]))
 

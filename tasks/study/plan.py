@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from logitfuse.kernels.closest_name import known_names
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.recipe import Recipe, parse_recipe
 from logitfuse.tasks.study.reading import apply_settings
@@ -50,9 +50,7 @@ def plan(study: Study, base: dict[str, Any], *, scale: float = 1.0, only: Collec
     """
     for name in only:
         if name not in study.variants:
-            close = difflib.get_close_matches(name, study.variants, n=1)
-            hint = f"Did you mean {close[0]!r}? " if close else ""
-            raise BadInput(f"--only {name}: there is no such variant. {hint}Known: {', '.join(study.variants)}.")
+            raise BadInput(f"--only {name}: there is no such variant. {known_names(name, study.variants)}")
     chosen = {name: v for name, v in study.variants.items() if not only or name in only}
     without = {n: Job(n, None, variant_recipe(study, base, n, None, scale), v) for n, v in chosen.items()}
     jobs = [job for job in without.values() if not is_trained(job)]

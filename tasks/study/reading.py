@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from logitfuse.kernels.closest_name import known_names
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.recipe import apply_override, explain, recipe_content
 from logitfuse.tasks.study.likeness import resolve
@@ -108,6 +108,5 @@ def _shipped(path: str) -> Path:
     name, shipped = path.removesuffix(".yaml"), shipped_studies()
     if name in shipped:
         return Path(str(files("logitfuse.recipes").joinpath(FOLDER, f"{name}.yaml")))
-    close = difflib.get_close_matches(name, shipped, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise BadInput(f"{path}: no such file, and no shipped study of that name.{hint} Shipped: {', '.join(shipped)}.")
+    which = known_names(name, shipped, called="Shipped")
+    raise BadInput(f"{path}: no such file, and no shipped study of that name. {which}")

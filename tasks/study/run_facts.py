@@ -81,14 +81,14 @@ def seconds_by_stage(run: Run, job: Job) -> dict[str, float]:
     }
 
 
-def headroom_facts(run: Run, job: Job, split: str) -> Facts | None:
+def headroom_facts(run: Run, job: Job) -> Facts | None:
     """Return how the fused targets of a variant compare with its student, by domain and by class; None without."""
     try:
         run.record(HEADROOM)
     except ShardMissing:
         return None
     found = read_headroom(run)
-    rows = pick_rows(found["rows"], subject=FUSED, split=split)
+    rows = pick_rows(found["rows"], subject=FUSED)
     rows = [{name: row[name] for name in (*HEADROOM_COLUMNS, "ruled_out")} for row in rows if _is_sum(row)]
     return {"variant": job.variant, "settings": flat_settings(job.what.set), "why_not": found["why_not"], "rows": rows}
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from logitfuse.kernels.scores import nats_over_identical_bytes
-from logitfuse.storage.shards import rows_together, verified_path
-from logitfuse.tasks.results import COLUMNS, MEAN, DocumentScores, scored
+from logitfuse.storage.shards import verified_path
+from logitfuse.tasks.results import MEAN, gathered
 
 if TYPE_CHECKING:
     from logitfuse.storage.records import Record
@@ -75,15 +73,7 @@ def read_scores(evaluated: Sequence[tuple[Name, LocalStore, Record]]) -> Scores:
     keys = [f"{record.place}/{record.key}" for _, _, record in evaluated]
     paths = {key: verified_path(store, record) for key, (_, store, record) in zip(keys, evaluated, strict=True)}
     order = {key: m for m, key in enumerate(paths)}
-    documents: dict[str, DocumentScores] = defaultdict(lambda: DocumentScores("", np.zeros(len(paths))))
-    for views, row in rows_together({key: (path, COLUMNS) for key, path in paths.items()}):
-        first = next(iter(views.values()))
-        document = documents[first.value("doc_id", row)]
-        document.domain = first.value("domain", row)
-        nats_S, shared = nats_over_identical_bytes([scored(view, row) for view in views.values()])
-        document.nats_S += nats_S
-        document.bytes += shared
-    found = [document for document in documents.values() if document.bytes]
+    found = [document for document in gathered(paths).values() if document.bytes]
     nats_SD = np.array([document.nats_S for document in found], np.float64).reshape(len(found), len(paths)).T
     return Scores(
         tuple(name for name, _, _ in evaluated),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from logitfuse.kernels.closest_name import did_you_mean
 from logitfuse.storage.errors import BadInput
 
 if TYPE_CHECKING:
@@ -59,9 +59,8 @@ def _expand(name: str, above: frozenset[str]) -> dict[str, Path]:
     index = _index()
     entry = index.get(name)
     if entry is None or name in above:
-        close = difflib.get_close_matches(name, list(index), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise BadInput(f"suites.tasks: lm-evaluation-harness {harness_version()} knows no task {name!r}.{hint}")
+        why = f"suites.tasks: lm-evaluation-harness {harness_version()} knows no task {name!r}."
+        raise BadInput(f"{why} {did_you_mean(name, index)}".strip())
     if entry.kind.name in ("TASK", "PY_TASK"):
         return {name: entry.yaml_path}
     inner = sorted(entry.tags) if entry.kind.name == "TAG" else (entry.cfg or {}).get("task", [])

@@ -26,21 +26,27 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 
 PROGRAM = "program"  # entry of a task's metadata: the template of the program that judges a completion
-HUMANEVAL: dict[str, Any] = {
-    "task": "humaneval",
-    "dataset_path": "openai/openai_humaneval",
-    "output_type": "generate_until",
-    "test_split": "test",
-    "doc_to_text": "{{prompt}}",
-    "doc_to_target": "{{canonical_solution}}",
-    "target_delimiter": "",
-    "generation_kwargs": {
-        "until": ["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
-        "max_gen_toks": 512,
-        "do_sample": False,
-    },
-    "metric_list": [{"metric": "bypass"}],
-    "num_fewshot": 0,
-    "metadata": {"version": 1.0, PROGRAM: "{{prompt}}{{completion}}\n\n{{test}}\n\ncheck({{entry_point}})\n"},
-}
-INLINE: dict[str, dict[str, Any]] = {"code": HUMANEVAL}
+
+
+def humaneval(name: str, **data: Any) -> dict[str, Any]:
+    """Return the task HumanEval under a name, `data` saying where its problems are; logitfuse runs the completions."""
+    return {
+        "task": name,
+        **data,
+        "output_type": "generate_until",
+        "test_split": "test",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{canonical_solution}}",
+        "target_delimiter": "",
+        "generation_kwargs": {
+            "until": ["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
+            "max_gen_toks": 512,
+            "do_sample": False,
+        },
+        "metric_list": [{"metric": "bypass"}],
+        "num_fewshot": 0,
+        "metadata": {"version": 1.0, PROGRAM: "{{prompt}}{{completion}}\n\n{{test}}\n\ncheck({{entry_point}})\n"},
+    }
+
+
+INLINE: dict[str, dict[str, Any]] = {"code": humaneval("humaneval", dataset_path="openai/openai_humaneval")}

@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from typer.testing import CliRunner
 
 from logitfuse.flows.cli import app
 from logitfuse.storage.errors import BadInput
-from logitfuse.tasks import train
 from logitfuse.tasks.engine import silent
 from logitfuse.tasks.results import results
 from logitfuse.tasks.study.facts import study_facts
@@ -28,10 +26,9 @@ from logitfuse.tasks.study.plan import plan
 from logitfuse.tasks.study.reading import read_study, shipped_studies
 from logitfuse.tasks.study.results_file import add_study, read_results
 from logitfuse.tasks.study.session import Session
-from logitfuse.tasks.training.config import WorkerConfig
-from logitfuse.tasks.training.trainer import Trainer
 from logitfuse.tasks.unit import Unit
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 TEXT = "the quick brown fox jumps over a lazy dog while naïve Zürich cats sleep in 2023 said Anna"
 WORDS = TEXT.split()
 
@@ -99,18 +96,6 @@ def opened(folder: Path, content: dict[str, Any]) -> Session:
     session = Session(*read_study(str(folder / "study.yaml")))
     session.check()
     return session
-
-
-def train_here(config: WorkerConfig, **_: Any) -> None:
-    """Train in this process: a child takes seconds to load torch."""
-    Trainer(config, threading.Event(), lambda line: None).train()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_this_process() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "run_training", train_here)
-        yield
 
 
 @pytest.fixture(scope="module")

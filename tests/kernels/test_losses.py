@@ -1,109 +1,18 @@
 """The fused objective is the dense float64 reference, in value and in gradient."""
 
-from typing import NamedTuple
-
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from loss_cases import COMPARED, RESIDUAL_RULES, both, check_equal, compared, has_meaning, make_case, ruled, tempered
 
-from logitfuse.kernels.losses.divergences import DIVERGENCES, NoMeaning, check_meaning
+from logitfuse.kernels.losses.divergences import DIVERGENCES
 from logitfuse.kernels.losses.fused import fused_objective
 from logitfuse.kernels.losses.reference import objective_reference
 from logitfuse.kernels.losses.residuals import RESIDUALS
-from logitfuse.kernels.losses.targets import SparseTargets, unserved
-from logitfuse.kernels.losses.weights import by_position, by_reward, by_sequence
+from logitfuse.kernels.losses.targets import unserved
 from logitfuse.kernels.positions import NO_LABEL
-from logitfuse.kernels.registry import BadOption, UnknownName
-
-HIDDEN = 8
-RESIDUAL_RULES = ["bucket", "renormalise", "as_given"]
-COMPARED = [  # with options; None stands for the defaults
-    ("cross_entropy", None), ("kl", None), ("reverse_kl", None), ("reverse_kl", {"floor": 1e-3}), ("jsd", None),
-    ("jsd", {"mixing": 0.1}), ("jsd", {"mixing": 0.9}),
-]  # fmt: skip
-ruled = pytest.mark.parametrize("residual", RESIDUAL_RULES)
-compared = pytest.mark.parametrize(("divergence", "options"), COMPARED)
-tempered = pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
-
-
-def has_meaning(divergence: str, residual: str) -> bool:
-    return residual != "as_given" or divergence in ("cross_entropy", "kl")
-
-
-class Case(NamedTuple):
-    """One random problem: leaf tensors, labels, targets and options."""
-
-    hidden_NH: torch.Tensor
-    weight_VH: torch.Tensor
-    bias_V: torch.Tensor | None
-    labels_N: torch.Tensor
-    targets: SparseTargets
-    per_sequence: bool = False  # published weights, all positions one sequence
-
-    def weights(self, clm_weight=0.9, normaliser=1.0):
-        if self.per_sequence:
-            labels_BT = self.labels_N[None, :]
-            mask_BT, served_N = torch.ones_like(labels_BT), self.targets.served_N
-            return by_sequence(labels_BT, mask_BT, served_N, clm_weight=clm_weight, normaliser=normaliser)
-        return by_position(self.labels_N, self.targets.served_N, clm_weight=clm_weight, normaliser=normaliser)
-
-
-def make_case(
-    seed: int, *, positions=7, vocabulary=33, kept=5, tail=0.2, served=0.7, labelled=0.8, bias=False, spread=3.0
-) -> Case:
-    """Draw a problem whose targets are padded at random and hold the label about half of the time."""
-    draw = torch.Generator().manual_seed(seed)
-    uniform = lambda *shape: torch.rand(shape, generator=draw)  # noqa: E731
-    normal = lambda *shape: torch.randn(shape, generator=draw)  # noqa: E731
-    labels_N = torch.randint(vocabulary, (positions,), generator=draw)
-    order_NV = uniform(positions, vocabulary)
-    gold_first_N = uniform(positions) < 0.5
-    order_NV.scatter_add_(1, labels_N[:, None], gold_first_N[:, None].float())
-    ids_NK = order_NV.argsort(-1, descending=True)[:, :kept]
-    probs_NK = uniform(positions, kept) + 0.01
-    probs_NK[:, 1:] *= uniform(positions, kept - 1) < 0.8
-    tail_N = tail * uniform(positions)
-    probs_NK *= ((1 - tail_N) / probs_NK.sum(-1))[:, None]
-    targets = SparseTargets(ids_NK.masked_fill(probs_NK == 0, 0), probs_NK, tail_N, uniform(positions) < served)
-    return Case(
-        spread * normal(positions, HIDDEN) / HIDDEN**0.5,
-        normal(vocabulary, HIDDEN),
-        normal(vocabulary) if bias else None,
-        labels_N.masked_fill(uniform(positions) >= labelled, NO_LABEL),
-        targets,
-    )
-
-
-def both(case: Case, dtype=torch.float32, *, clm_weight=0.9, normaliser=11.0, backend="auto", **options):
-    """Return the parts and gradients of the fast one and of the reference."""
-    results = []
-    for objective in (fused_objective, objective_reference):
-        extra = {"chunk": 3, "backend": backend} if objective is fused_objective else {}
-        leaves = [
-            None if leaf is None else leaf.clone().to(dtype).requires_grad_()
-            for leaf in (case.hidden_NH, case.weight_VH, case.bias_V)
-        ]
-        parts = objective(
-            *leaves[:2], case.labels_N, case.targets, case.weights(clm_weight, normaliser), bias_V=leaves[2],
-            **options, **extra,
-        )  # fmt: skip
-        parts[0].backward()
-        results.append((parts[:3], [leaf.grad for leaf in leaves if leaf is not None]))
-    return results
-
-
-def check_equal(case: Case, tolerance: float = 1e-5, dtype=torch.float32, **options) -> None:
-    (parts, gradients), (wanted_parts, wanted_gradients) = both(case, dtype, **options)
-    for part, wanted in zip(parts, wanted_parts, strict=True):
-        assert abs(part.item() - wanted.item()) <= tolerance * max(1, abs(wanted.item()))
-    for gradient, wanted in zip(gradients, wanted_gradients, strict=True):
-        assert gradient.dtype == dtype
-        # softmax - target cancels where the student already is the target: its dtype has no more digits there.
-        eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
-        rounding = 4 * eps * case.hidden_NH.abs().amax().clamp(min=1)
-        norm = wanted.double().norm()
-        assert (gradient.double() - wanted.double()).norm() <= tolerance * norm + rounding
+from logitfuse.kernels.registry import UnknownName
 
 
 @given(
@@ -262,23 +171,6 @@ def test_tied_embeddings_gather_both_gradients():
     torch.testing.assert_close(gradient(fused_objective), gradient(objective_reference), rtol=1e-4, atol=1e-6)
 
 
-@ruled
-def test_bf16_stays_near_the_reference(residual):
-    case = make_case(12, positions=40, vocabulary=257, bias=True)
-    rounded = case._replace(hidden_NH=case.hidden_NH.bfloat16(), weight_VH=case.weight_VH.bfloat16())
-    check_equal(rounded, tolerance=2e-2, dtype=torch.bfloat16, residual=residual)
-
-
-def test_stated_dtype_holds_under_autocast():
-    case = make_case(13, positions=40)
-    arguments = (case.hidden_NH, case.weight_VH, case.labels_N, case.targets, case.weights())
-    plain = fused_objective(*arguments).loss
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert fused_objective(*arguments).loss == plain
-        rough = fused_objective(*arguments, dtype=torch.bfloat16).loss
-    assert rough != plain and rough.item() == pytest.approx(plain.item(), rel=1e-2)
-
-
 def test_padding_ids_are_never_read():
     case = make_case(14, positions=30)
     targets = case.targets
@@ -286,122 +178,6 @@ def test_padding_ids_are_never_read():
     weights = case.weights(0.5)
     tame_loss = fused_objective(case.hidden_NH, case.weight_VH, case.labels_N, targets, weights).loss
     assert fused_objective(case.hidden_NH, case.weight_VH, case.labels_N, wild, weights).loss == tame_loss
-
-
-def test_float64_is_float64_to_the_end():
-    case = make_case(15, positions=12, bias=True)
-    hidden_NH = case.hidden_NH.double().requires_grad_()
-    arguments = case.weight_VH.double(), case.labels_N, case.targets, case.weights()
-    parts = fused_objective(hidden_NH, *arguments, bias_V=case.bias_V.double())
-    parts.loss.backward()
-    assert parts.loss.dtype == hidden_NH.grad.dtype == torch.float64
-
-
-def test_temperature_is_the_fused_losses_alone():
-    case = make_case(16, positions=12, served=0)
-    arguments = case.hidden_NH, case.weight_VH, case.labels_N, case.targets, case.weights()
-    assert fused_objective(*arguments, temperature=3.0).loss == fused_objective(*arguments).loss
-
-
-def test_temperature_squared_is_a_factor_of_the_fused_loss():
-    case = make_case(17, positions=12, served=2, labelled=2)
-    arguments = case.hidden_NH, case.weight_VH, case.labels_N, case.targets, case.weights(0.0)
-    plain, squared = (fused_objective(*arguments, temperature=3.0, temperature_squared=b) for b in (False, True))
-    torch.testing.assert_close(squared.loss, 9 * plain.loss)
-    assert squared.fusion_sum == plain.fusion_sum
-
-
-@pytest.mark.parametrize("residual", ["bucket", "renormalise"])
-def test_divergences_at_their_limits(residual):
-    """JSD over its mixing is the forward KL as it goes to 0, over 1 - mixing the reverse one as it goes to 1."""
-    case = make_case(18, positions=12, tail=0.3, served=2, labelled=2)
-    arguments = case.hidden_NH.double(), case.weight_VH.double(), case.labels_N, case.targets, case.weights()
-    value = lambda name, **options: fused_objective(  # noqa: E731
-        *arguments, residual=residual, divergence=name, divergence_options=options
-    ).fusion_sum.item()
-    assert value("jsd", mixing=1e-9) / 1e-9 == pytest.approx(value("kl"), rel=1e-3)
-    if residual == "bucket":
-        assert value("jsd", mixing=1 - 1e-9) / 1e-9 == pytest.approx(value("reverse_kl"), rel=1e-3)
-
-
-@compared
-@pytest.mark.parametrize("residual", ["bucket", "renormalise"])
-def test_a_divergence_from_itself_is_nothing(residual, divergence, options):
-    logits_NV = torch.randn(8, 9, generator=torch.Generator().manual_seed(19), dtype=torch.float64)
-    kept = 9 if residual == "renormalise" else 4
-    probs_NK = logits_NV.softmax(-1)[:, :kept]
-    ids_NK, labels_N = torch.arange(kept).expand(8, kept), torch.arange(8)
-    targets = SparseTargets(ids_NK, probs_NK, 1 - probs_NK.sum(-1), labels_N >= 0)
-    weights = by_position(labels_N, targets.served_N, clm_weight=0.0, normaliser=8)
-    hidden_NH = logits_NV.clone().requires_grad_()
-    parts = fused_objective(
-        hidden_NH, torch.eye(9).double(), labels_N, targets, weights, residual=residual, divergence=divergence,
-        divergence_options=options,
-    )  # fmt: skip
-    parts.loss.backward()
-    assert divergence == "cross_entropy" or abs(parts.loss.item()) < 1e-14
-    assert hidden_NH.grad.abs().max() < 1e-14
-
-
-def test_numbers_that_are_none_show():
-    case = make_case(20, positions=5)
-    for bad in (torch.nan, torch.inf):
-        for backend in ("numba", "torch"):
-            hidden_NH = case.hidden_NH.clone()
-            hidden_NH[2, 3] = bad
-            labels_N = case.labels_N.clamp(min=0)
-            arguments = hidden_NH, case.weight_VH, labels_N, case.targets, case.weights()
-            assert not fused_objective(*arguments, backend=backend).loss.isfinite()
-
-
-def test_threads_change_no_bit():
-    case = make_case(22, positions=64, vocabulary=501)
-    hidden_NH, weight_VH = case.hidden_NH.bfloat16(), case.weight_VH.bfloat16()
-    threads = torch.get_num_threads()
-    found = []
-    try:
-        for number in (1, 3):
-            torch.set_num_threads(number)
-            leaf_NH = hidden_NH.clone().requires_grad_()
-            fused_objective(leaf_NH, weight_VH, case.labels_N, case.targets, case.weights()).loss.backward()
-            found.append(leaf_NH.grad)
-    finally:
-        torch.set_num_threads(threads)
-    torch.testing.assert_close(*found, rtol=2e-2, atol=1e-4)  # the products' own sums differ
-
-
-def test_what_has_no_meaning_is_refused():
-    case = make_case(23)
-    arguments = case.hidden_NH, case.weight_VH, case.labels_N, case.targets, case.weights()
-    for divergence in ("reverse_kl", "jsd"):
-        with pytest.raises(NoMeaning, match=r"do not add up to 1.*renormalise"):
-            fused_objective(*arguments, residual="as_given", divergence=divergence)
-        with pytest.raises(NoMeaning, match=divergence):
-            check_meaning(divergence, "as_given", {})
-    for divergence in DIVERGENCES.names():
-        for residual in ("bucket", "renormalise"):
-            check_meaning(divergence, residual, {})
-    with pytest.raises(BadOption, match="mixing"):
-        DIVERGENCES.check_options("jsd", {"mixing": 1.0})
-    with pytest.raises(UnknownName, match="floor"):
-        DIVERGENCES.check_options("reverse_kl", {"flor": 0.1})
-
-
-def test_lambda_by_reward():
-    scores_BS = torch.tensor([[0.5, 2.0], [torch.nan, 1.0], [torch.nan, torch.nan], [-1.0, 3.0]])
-    wanted = 1 - torch.tensor([-0.5, -1.0, -torch.inf, 0.0], dtype=torch.float64).exp()
-    torch.testing.assert_close(by_reward(scores_BS), wanted)
-    assert by_reward(torch.zeros(3, 0)).tolist() == [1, 1, 1]
-
-
-@pytest.mark.parametrize("per_sequence", [False, True])
-def test_lambda_of_each_position(per_sequence):
-    case = make_case(24, positions=6, served=2, labelled=2)._replace(per_sequence=per_sequence)
-    each_N = torch.linspace(0, 1, 6).double()
-    clm_N, fusion_N = case.weights(each_N)
-    for t, weight in enumerate(each_N.tolist()):
-        one = case.weights(weight)
-        assert (clm_N[t], fusion_N[t]) == (one.clm_N[t], one.fusion_N[t])
 
 
 def test_residuals_are_found_by_name():

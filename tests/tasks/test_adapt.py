@@ -5,9 +5,8 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from done_runs import done_run
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -25,19 +25,17 @@ from logitfuse.storage.errors import BadInput, ShardMismatch, ShardMissing
 from logitfuse.storage.keys import result_key
 from logitfuse.tasks import train
 from logitfuse.tasks.adapt import adapt_config, adapted
-from logitfuse.tasks.checks import claim_folder
-from logitfuse.tasks.execute import do_prepare, do_units, is_up_to_date, stage_status
+from logitfuse.tasks.execute import do_units, is_up_to_date, stage_status
 from logitfuse.tasks.recipe import Recipe, parse_recipe
 from logitfuse.tasks.results import MEAN, results
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.stages import STAGES
-from logitfuse.tasks.training.config import WorkerConfig
 from logitfuse.tasks.training.metrics import read_metrics
 from logitfuse.tasks.training.shares import of_share
 from logitfuse.tasks.training.text_rows import TextRows, training_rows
-from logitfuse.tasks.training.trainer import Trainer
 from logitfuse.tasks.unit import Unit
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 ADAPT = {
     "learning_rate": 1e-2, "dtype": "fp32", "sequence_length": 64, "tokens_per_step": 512, "micro_batch_tokens": 512,
     "epochs": 2,
@@ -64,18 +62,6 @@ def write_texts(folder: Path, held_out: Callable[[int], str]) -> Path:
 
 def usual(number: int) -> str:
     return " ".join(random.Random(100 + number).choices(WORDS, k=20))
-
-
-def train_here(config: WorkerConfig, **_: Any) -> None:
-    """Train in this process: a child takes seconds to load torch."""
-    Trainer(config, threading.Event(), lambda line: None).train()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_this_process() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "run_training", train_here)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +99,7 @@ def run_of(recipe: dict[str, Any]) -> Run:
 
 
 def made(recipe: dict[str, Any], *stages: str) -> Run:
-    """Do these stages after prepare."""
-    run = run_of(recipe)
-    claim_folder(run.recipe)
-    do_prepare(run)
-    for stage in stages:
-        list(do_units(run, run.units(stage)))
-    return run
+    return done_run(recipe, stages)
 
 
 @pytest.fixture(scope="module")

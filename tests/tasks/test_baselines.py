@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from done_runs import done_run
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from logitfuse.kernels.merging import MERGES
 from logitfuse.storage.errors import BadInput, ShardMissing
-from logitfuse.tasks.checks import check_run, claim_folder
+from logitfuse.tasks.checks import check_run
 from logitfuse.tasks.evaluate import contestants
 from logitfuse.tasks.execute import do_prepare, do_units, stage_status
 from logitfuse.tasks.recipe import parse_recipe
@@ -60,16 +61,7 @@ def content_of(folder: Path, models: Path, **changes: Any) -> dict[str, Any]:
 
 
 def made(content: dict[str, Any], last: str = "evaluate") -> Run:
-    run = Run(parse_recipe(content, "test"))
-    check_run(run)
-    claim_folder(run.recipe)
-    do_prepare(run)
-    for stage in STAGES:
-        for _ in do_units(run, run.units(stage)):
-            pass
-        if stage == last:
-            return run
-    return run
+    return done_run(content, list(STAGES)[: list(STAGES).index(last) + 1])
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import numpy as np
 import paper_models
 import pyarrow.parquet as pq
 import pytest
+from done_runs import done_run
 
 from logitfuse.flows.headroom import headroom_table, show_headroom
 from logitfuse.kernels.headroom import Tally, TokenClass, fused_classes
 from logitfuse.storage.shards import verified_path
-from logitfuse.tasks.checks import claim_folder
-from logitfuse.tasks.execute import do_prepare, do_unit, do_units
-from logitfuse.tasks.headroom import read_headroom
+from logitfuse.tasks.execute import do_unit
+from logitfuse.tasks.headroom import read_headroom, validation_shards, why_not
 from logitfuse.tasks.headroom_table import ALL, FUSED, pick_rows, table_rows, warnings
 from logitfuse.tasks.recipe import parse_recipe
 from logitfuse.tasks.reporting.cautions import cautions_of_headroom
@@ -30,13 +30,8 @@ TO_FUSE = ["encode", "check", "capture", "map", "align", "fuse"]
 def made(folder: Path, models: Path, **changes: Any) -> Run:
     """Do all stages up to fuse."""
     content = paper_models.recipe_content(folder, models, 16)
-    content["corpus"]["held_out_share"] = 0.4
-    run = Run(parse_recipe(content | changes, "test"))
-    claim_folder(run.recipe)
-    do_prepare(run)
-    for stage in TO_FUSE:
-        list(do_units(run, run.units(stage)))
-    return run
+    content["corpus"] |= {"held_out_share": 0.4, "test_share": 0.15}
+    return done_run(content | changes, TO_FUSE)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +52,7 @@ def table_of(run: Run, stage: str, source: str | None, shard: int) -> list[dict[
 
 
 def reference(run: Run) -> dict[tuple[str, str, str], list[tuple[float, float]]]:
-    """Return for (split, domain, class) the (own, fused) nats of each held-out position that has a target."""
+    """Return for (split, domain, class) the (own, fused) nats of each validation position that has a target."""
     found: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     labels = list(run.teachers)
     for shard in run.shard_numbers:
@@ -70,7 +65,7 @@ def reference(run: Run) -> dict[tuple[str, str, str], list[tuple[float, float]]]
             tables[f"ends/{label}"] = table_of(run, "encode", source.tokenizer_label, shard)
             tables[f"align/{label}"] = table_of(run, "align", label, shard)
         for row, fused in enumerate(tables["fuse"]):
-            if fused["split"] != "train":
+            if fused["split"] == "validation":
                 chunk = {name: table[row] for name, table in tables.items()}
                 add_chunk(found, chunk, labels, run.target.label)
     return found
@@ -121,6 +116,7 @@ def test_every_number_is_that_of_a_loop_over_the_shards(run: Run) -> None:
         assert rows[key]["taught"] == len(pairs)
         np.testing.assert_allclose([rows[key]["student"], rows[key]["targets"]], [own.mean(), fused.mean()], rtol=1e-4)
     assert {r["split"] for r in facts["rows"]} == {"validation"}
+    assert {name for record in run.shards for name, n in record.counts["splits"].items() if n} >= {"validation", "test"}
     assert {r["subject"] for r in facts["rows"]} == {FUSED, "tiny-mpt"}
 
 
@@ -170,6 +166,24 @@ def test_without_the_target_as_a_source_it_says_why_not(
     assert not facts["measured"] and "include_target" in facts["why_not"] and facts["rows"] == []
     show_headroom(facts)
     assert "cannot be measured" in capsys.readouterr().err
+
+
+def test_test_text_is_left_for_the_last_comparison_even_where_nothing_else_is_held_out(
+    tmp_path: Path, models: Path
+) -> None:
+    content = paper_models.recipe_content(tmp_path, models)
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for split in ("train", "test"):
+        rows = [json.dumps({"id": f"{split}-{n}", "text": f"{split} text, number {n}"}) for n in range(6)]
+        (parts / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+    content["corpus"] |= {"source": str(parts), "held_out_share": 0.4}
+    run = done_run(content, [])
+    assert "only test text is held out" in (why_not(run) or "") and validation_shards(run) == []
+    content |= {"name": "as-told", "corpus": {**content["corpus"], "test_split": None}}
+    assert why_not(done_run(content, [])) is None
+    content |= {"name": "nothing", "corpus": {**content["corpus"], "held_out_share": 0.0}}
+    assert "Raise corpus.held_out_share" in (why_not(done_run(content, [])) or "")
 
 
 def test_packed_blocks_are_measured_as_the_documents_they_were_made_from(tmp_path: Path, models: Path) -> None:

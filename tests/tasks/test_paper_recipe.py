@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from done_runs import done_run
 from published import alignment, fusion, split, vocabulary_map
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
@@ -22,9 +23,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from logitfuse.storage.shards import verified_path
-from logitfuse.tasks.checks import check_run, claim_folder
-from logitfuse.tasks.execute import do_prepare, do_units
-from logitfuse.tasks.recipe import parse_recipe
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.unit import Unit
 
@@ -66,14 +64,8 @@ def paper_in_small(folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module", params=VARIANTS)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("paper")
-    run = Run(parse_recipe(paper_in_small(folder, VARIANTS[request.param]), "test"))
-    check_run(run)
-    claim_folder(run.recipe)
-    do_prepare(run)
-    for stage in ("encode", "check", "capture", "map", "align", "fuse", "train"):
-        for _ in do_units(run, run.units(stage)):
-            pass
-    return run
+    content = paper_in_small(folder, VARIANTS[request.param])
+    return done_run(content, ["encode", "check", "capture", "map", "align", "fuse", "train"])
 
 
 def rows(run: Run, *unit: Any) -> list[dict[str, Any]]:

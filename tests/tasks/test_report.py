@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import paper_models
 import pytest
+from done_runs import done_run
 
-from logitfuse.tasks.checks import check_run, claim_folder
-from logitfuse.tasks.execute import do_prepare, do_unit, do_units
-from logitfuse.tasks.recipe import parse_recipe
+from logitfuse.tasks.execute import do_unit
 from logitfuse.tasks.report import READS, report_page
 from logitfuse.tasks.reporting.cautions import cautions
 from logitfuse.tasks.reporting.comparison import gain
@@ -209,14 +208,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("report")
     content = paper_models.recipe_content(folder, folder / "models", documents=14)
     content["train"] |= {"tokens_per_step": 2048, "control": True}
-    run = Run(parse_recipe(content, "test"))
-    check_run(run)
-    claim_folder(run.recipe)
-    do_prepare(run)
-    for stage in READS:
-        for _ in do_units(run, run.units(stage)):
-            pass
-    return run
+    return done_run(content, READS)
 
 
 @pytest.mark.models

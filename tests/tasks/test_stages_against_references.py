@@ -17,14 +17,11 @@ import paper_models
 import pyarrow.parquet as pq
 import pytest
 import torch
+from done_runs import done_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from logitfuse.storage.shards import verified_path
-from logitfuse.tasks.checks import check_run, claim_folder
-from logitfuse.tasks.execute import do_prepare, do_units
-from logitfuse.tasks.recipe import parse_recipe
 from logitfuse.tasks.run import Run
-from logitfuse.tasks.stages import STAGES
 from logitfuse.tasks.unit import Unit
 
 pytestmark = pytest.mark.models
@@ -37,14 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("reference")
     content = paper_models.recipe_content(folder, folder / "models")
     content["train"] |= {"tokens_per_step": 1_000_000, "control": True}
-    run = Run(parse_recipe(content, "test"))
-    check_run(run)
-    claim_folder(run.recipe)
-    do_prepare(run)
-    for stage in STAGES:
-        for _ in do_units(run, run.units(stage)):
-            pass
-    return run
+    return done_run(content)
 
 
 def rows(run: Run, stage: str, source: str | None = None) -> list[dict[str, Any]]:

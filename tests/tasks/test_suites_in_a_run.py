@@ -5,38 +5,26 @@ from pathlib import Path
 
 import paper_models
 import pytest
+from done_runs import done_run
 from suites_in_small import write_choice
 
-from logitfuse.tasks.checks import check_run, claim_folder
-from logitfuse.tasks.execute import do_prepare, do_units, is_up_to_date
-from logitfuse.tasks.recipe import parse_recipe
+from logitfuse.tasks.execute import is_up_to_date
 from logitfuse.tasks.report import report_page
 from logitfuse.tasks.run import Run
-from logitfuse.tasks.stages import STAGES
 
 pytestmark = pytest.mark.models
-
-
-def finished(content: dict) -> Run:
-    run = Run(parse_recipe(content, "test"))
-    check_run(run)
-    claim_folder(run.recipe)
-    do_prepare(run)
-    for stage in STAGES:
-        list(do_units(run, run.units(stage)))
-    return run
 
 
 def test_the_report_shows_every_model_and_what_the_fused_one_gained(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="needs the extra logitfuse[suites]")
     content = paper_models.recipe_content(tmp_path, tmp_path / "models", documents=14)
     content["train"] |= {"tokens_per_step": 2048}
-    plain = finished(content)
+    plain = done_run(content)
     assert plain.units("suites") == [] and is_up_to_date(plain, ["suites"])
     assert json.loads((plain.recipe.folder / "report.json").read_text())["suites"] == {}
     assert "What the models can do" not in report_page(plain).read_text()
 
-    run = finished({**content, "suites": {"include_path": str(write_choice(tmp_path / "own"))}})
+    run = done_run({**content, "suites": {"include_path": str(write_choice(tmp_path / "own"))}})
     facts = json.loads((run.recipe.folder / "report.json").read_text())["suites"]
     assert [row["model"] for row in facts["scores"]] == ["tiny-llama", "tiny-mpt", "fused"]
     assert [(row["model"], row["against"]) for row in facts["differences"]] == [

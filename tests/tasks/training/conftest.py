@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tiny_models import write_llama
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from logitfuse.storage.checksums import checksum_file
 from logitfuse.storage.schemas import FUSE
@@ -42,25 +42,13 @@ def one_thread() -> Iterator[None]:
 def tiny_model(tmp_path_factory) -> Path:
     """A model folder whose weights are said to be bfloat16, with tied embeddings and a tokenizer."""
     folder = tmp_path_factory.mktemp("tiny-model")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     words = {"<s>": 0, "</s>": 1, "<unk>": 2} | {f"w{i}": i for i in range(3, VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    fast.save_pretrained(folder)
+    write_llama(
+        folder, tokenizer, 0, unknown="<unk>", context=64, dtype=torch.bfloat16, hidden_size=32, intermediate_size=48,
+        num_hidden_layers=2, num_key_value_heads=1, tie_word_embeddings=True,
+    )  # fmt: skip
     return folder
 
 
