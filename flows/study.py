@@ -15,6 +15,8 @@ from rich.table import Table
 
 from logitfuse.flows.show import bars, console, errors
 
+WIDEST = 10_000  # columns: what a table would take if it could
+
 if TYPE_CHECKING:
     from logitfuse.flows.show import Bars
     from logitfuse.tasks.engine import Progress
@@ -139,18 +141,28 @@ def _say(line: str) -> None:
 
 
 def _show_losses(facts: dict[str, Any]) -> None:
+    from logitfuse.tasks.results import MEAN
     from logitfuse.tasks.study.plots import losses_by_variant, overall
 
     losses, headroom = losses_by_variant(facts), {found["variant"]: overall(found) for found in facts["headroom"]}
-    domains = list(next(iter(losses.values()))) if losses else []
-    table = Table(title=f"Nats per byte of {facts['split']} text (lower is better)", title_justify="left")
-    table.add_column("variant", no_wrap=True)
-    for column in ("headroom", *domains):
-        table.add_column(column, justify="right")
-    for variant in dict.fromkeys([*headroom, *losses]):
-        row = headroom.get(variant)
-        room = "" if row is None or row["elsewhere"] is None else f"{row['elsewhere']:+.3f}"
-        table.add_row(escape(variant), room, *(f"{loss:.4f}" for loss in losses.get(variant, {}).values()))
+    columns = list(next(iter(losses.values()))) if losses else []
+
+    def table_of(shown: Sequence[str]) -> Table:
+        table = Table(title=f"Nats per byte of {facts['split']} text (lower is better)", title_justify="left")
+        table.add_column("variant", no_wrap=True)
+        for column in ("headroom", *shown):
+            table.add_column(column, justify="right", no_wrap=True)
+        for variant in dict.fromkeys([*headroom, *losses]):
+            row = headroom.get(variant)
+            room = "" if row is None or row["elsewhere"] is None else f"{row['elsewhere']:+.3f}"
+            cells = (f"{losses[variant][column]:.4f}" for column in shown) if variant in losses else ()
+            table.add_row(escape(variant), room, *cells)
+        return table
+
+    table = table_of(columns)
+    if console.measure(table, options=console.options.update(max_width=WIDEST)).maximum > console.width:
+        table = table_of([column for column in columns if column == MEAN])  # half a number is none
+        _say("Losses by domain: in a wider terminal, or with --json and `logitfuse results`.")
     console.print(table)
 
 
