@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from logitfuse.kernels.closest_name import known_names
 from logitfuse.storage.errors import BadInput
@@ -14,7 +14,8 @@ from logitfuse.tasks.study.reading import apply_settings
 from logitfuse.tasks.study.settings import ENSEMBLE, FUSED, TARGET, Study, Variant
 from logitfuse.tasks.unit import Unit
 
-DOCUMENTS = ("max_documents", "held_out_documents")
+if TYPE_CHECKING:
+    from logitfuse.tasks.corpus.settings import CorpusSettings
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,8 @@ def _scale_adapting(model: Any, scale: float) -> None:
 
 def _scaled(recipe: Recipe, scale: float, times: float, where: str) -> Recipe:
     """Multiply documents and training steps by `scale`, the steps by `times` as well."""
-    corpus, train = recipe.corpus, recipe.train
-    if scale != 1:
-        if corpus.max_documents is None:
-            raise BadInput(f"{where}: --scale multiplies corpus.max_documents, which is not set. Set it.")
-        given = {name: getattr(corpus, name) for name in DOCUMENTS if getattr(corpus, name) is not None}
-        corpus = corpus.model_copy(update={name: max(1, round(n * scale)) for name, n in given.items()})
+    train = recipe.train
+    corpus = recipe.corpus if scale == 1 else _fewer_documents(recipe.corpus, scale, where)
     if train.max_steps is not None:
         train = train.model_copy(update={"max_steps": max(1, round(train.max_steps * scale * times))})
     elif times != 1:
@@ -106,6 +103,16 @@ def _scaled(recipe: Recipe, scale: float, times: float, where: str) -> Recipe:
             raise BadInput(f"{where}: times_tokens {times:g} multiplies whole epochs. Set train.max_steps.")
         train = train.model_copy(update={"epochs": train.epochs * int(times)})
     return recipe.model_copy(update={"corpus": corpus, "train": train})
+
+
+def _fewer_documents(corpus: CorpusSettings, scale: float, where: str) -> CorpusSettings:
+    """Multiply the documents of each domain where their number is set, else those that are read."""
+    read = "max_documents" if corpus.documents_per_domain is None else "documents_per_domain"
+    if getattr(corpus, read) is None:
+        raise BadInput(f"{where}: --scale multiplies corpus.max_documents, which is not set. Set it.")
+    given = {name: getattr(corpus, name) for name in (read, "held_out_documents")}
+    fewer = {name: max(1, round(number * scale)) for name, number in given.items() if number is not None}
+    return corpus.model_copy(update=fewer)
 
 
 def _refuse_other_text(study: Study, jobs: list[Job]) -> None:

@@ -274,6 +274,13 @@ def test_scale_multiplies_documents_and_steps(folder: Path, content: dict[str, A
     assert jobs["clm-half, seed 1"].train.max_steps == 5 and jobs["clm, seed 2"].train.seed == 2
 
 
+def test_scale_multiplies_documents_of_each_domain_where_they_are_set(folder: Path, content: dict[str, Any]) -> None:
+    changes = {"train.max_steps": 20, "corpus.documents_per_domain": 8}
+    (folder / "scaled.yaml").write_text(yaml.safe_dump(content | {"set": changes}))
+    corpus = plan(*read_study(str(folder / "scaled.yaml")), scale=0.5)[0].recipe.corpus
+    assert corpus.documents_per_domain == 4 and corpus.max_documents == 40
+
+
 @pytest.mark.parametrize("name", shipped_studies())
 def test_shipped_studies_are_valid(name: str) -> None:
     study, base = read_study(name)
