@@ -76,7 +76,7 @@ def variant_recipe(study: Study, base: dict[str, Any], name: str, seed: int | No
     where, variant = f"study {study.name}, variant {name}", study.variants[name]
     content = copy.deepcopy(base)
     apply_settings(content, variant.set, where)
-    content["name"] = study.name
+    content["name"] = study.folder or study.name
     if seed is not None:
         apply_settings(content, {"train.seed": seed}, where)
     apply_settings(content, {"train.control": variant.model == "control", "evaluate.split": study.choose_on}, where)

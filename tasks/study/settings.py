@@ -71,7 +71,13 @@ class Study(Settings):
 
     model_config = {"title": "Study"}
 
-    name: str = Field("study", title="Name", description="Name of the study and of its run folder.")
+    name: str = Field("study", title="Name", description="Name of the study and, without `folder`, of its run folder.")
+    folder: str | None = Field(
+        None,
+        title="Run folder",
+        description="Name of the run folder. Studies that name the same one share what they have in common, and the "
+        "looks at the locked split.",
+    )
     about: str = Field("", title="About", description="What it asks, for the reader of the results.")
     recipe: str = Field("default", title="Recipe", description="The base: a file, or the name of a shipped recipe.")
     set: dict[str, Any] = Field({}, title="Settings", description="Fields of the base that differ, as in a variant.")

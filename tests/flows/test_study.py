@@ -274,6 +274,12 @@ def test_scale_multiplies_documents_and_steps(folder: Path, content: dict[str, A
     assert jobs["clm-half, seed 1"].train.max_steps == 5 and jobs["clm, seed 2"].train.seed == 2
 
 
+def test_studies_with_one_folder_share_their_runs(folder: Path, content: dict[str, Any]) -> None:
+    (folder / "other.yaml").write_text(yaml.safe_dump(content | {"name": "other", "folder": "shared"}))
+    study, base = read_study(str(folder / "other.yaml"))
+    assert {job.recipe.name for job in plan(study, base)} == {"shared"} and study.name == "other"
+
+
 def test_scale_multiplies_documents_of_each_domain_where_they_are_set(folder: Path, content: dict[str, Any]) -> None:
     changes = {"train.max_steps": 20, "corpus.documents_per_domain": 8}
     (folder / "scaled.yaml").write_text(yaml.safe_dump(content | {"set": changes}))
