@@ -56,17 +56,18 @@ scale: setup  ## 100 M tokens through the data stages: time and memory (about an
 	$(BIN)/python benchmarks/scale.py --json benchmarks/results/scale-2cpu.json
 
 # A study that was stopped goes on where it was; SCALE multiplies documents and training steps.
-SCALE ?= 0.1
+SCALE ?= 0.3
 RESULTS ?= runs/results.json
+VARIANTS = base gemma copy ensemble clm default paper
 WORDS = $(wildcard $(RESULTS:.json=.words.md))
 
-experiments: setup  ## headroom and the main comparison in small (under an hour on two cores); SCALE=0.1
+experiments: setup  ## headroom and the main comparison in small (under an hour on two cores); SCALE=0.3
 	mkdir -p $(dir $(RESULTS))
 	$(BIN)/logitfuse study headroom --json $(RESULTS)
-	$(BIN)/logitfuse study main --scale $(SCALE) --json $(RESULTS) $(addprefix --only ,base source clm default paper)
+	$(BIN)/logitfuse study main --scale $(SCALE) --json $(RESULTS) $(addprefix --only ,$(VARIANTS))
 	$(MAKE) results
 
-experiments-full: setup  ## all studies at full size (days on two cores); run it again to go on
+experiments-full: setup  ## all studies at full size (a day or two on two cores); run it again to go on
 	mkdir -p $(dir $(RESULTS))
 	for study in headroom main domains ablations; do $(BIN)/logitfuse study $$study --json $(RESULTS) || exit 1; done
 	$(MAKE) results
