@@ -95,6 +95,10 @@ def plot_tokens(facts: Facts) -> Figure | None:
     axes.plot([found["tokens"]], [found["nats_per_byte"]], "s", color=BETTER, label=found["of"])
     axes.axhline(found["nats_per_byte"], color=BETTER, linewidth=0.8, linestyle="--")
     axes.set_xscale("log")
+    # By itself a log axis labels powers of ten, in a markup that SVG shows as it is written.
+    ticks = sorted({point["tokens"] for point in points})
+    axes.set_xticks(ticks, [f"{tokens:,.0f}" for tokens in ticks])
+    axes.minorticks_off()
     axes.set_xlabel("training tokens")
     axes.set_ylabel("nats per byte")
     axes.legend(frameon=False)
