@@ -214,6 +214,7 @@ def test_the_page_is_made_from_the_file_alone(folder: Path, content: dict[str, A
     text = (folder / "page.md").read_text()
     assert {path.suffix for path in made} == {".md", ".svg"} and all(path.stat().st_size for path in made)
     assert len(made) == 5  # contrasts, losses, tokens, headroom
+    assert not any("mathdefault" in path.read_text() for path in made), "matplotlib's markup, which SVG shows raw"
     for part in ("What we asked.", "What we learnt.", "fused − clm", "`train.clm_weight=0.5`", "page/small-losses.svg"):
         assert part in text
     before = {path: path.read_bytes() for path in made}
