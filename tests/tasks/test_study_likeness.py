@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from logitfuse.storage.errors import BadInput
+from logitfuse.tasks.recipe import recipe_content
 from logitfuse.tasks.study.likeness import flat_settings
 from logitfuse.tasks.study.plan import plan
 from logitfuse.tasks.study.reading import read_study
@@ -36,7 +37,7 @@ def test_a_study_extends_another_one(tmp_path: Path) -> None:
         variants={"clm": {"seeds": [1]}, "half": {"like": "clm", "times_tokens": 0.5, "set": {"train.seed": 7}}},
     )
     assert (study.name, study.about, study.seeds) == ("second", "a", (1, 2)) and study.contrasts
-    assert base["train"] == {"max_steps": 20, "learning_rate": 1e-4}
+    assert base["train"] == recipe_content("default")["train"] | {"max_steps": 20, "learning_rate": 1e-4}
     assert base["corpus"]["max_documents"] == 5 and base["corpus"]["test_share"] == 0.1
     assert study.variants["clm"].set == {"train.clm_weight": 1.0} and study.variants["clm"].seeds == (1,)
     half = study.variants["half"]
@@ -65,7 +66,8 @@ def test_mistakes_are_told(tmp_path: Path, content: dict[str, Any], words: str) 
 
 def test_the_study_for_a_gpu_is_main_with_other_sizes() -> None:
     (gpu, base), (main, _) = read_study("gpu-main"), read_study("main")
-    assert set(main.variants) <= set(gpu.variants) and {"own-only", "shuffled"} <= set(gpu.variants)
+    compared = {name for contrast in main.contrasts for name in (contrast.of, contrast.against)}
+    assert compared | {"own-only", "shuffled", "clm-2x", "clm-4x"} <= set(gpu.variants)
     tokens = base["train"]["max_steps"] * base["train"]["tokens_per_step"]
     assert 9.9e6 < tokens < 10.1e6
     jobs = [str(job) for job in plan(gpu, base)]
