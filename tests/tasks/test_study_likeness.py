@@ -75,3 +75,12 @@ def test_the_study_for_a_gpu_is_main_with_other_sizes() -> None:
     assert sum(job.startswith("paper, ") for job in jobs) == 2
     for name in ("clm", "default"):
         assert gpu.variants[name].set == flat_settings(main.variants[name].set)
+
+
+def test_study_main_measures_the_default_recipe() -> None:
+    """Its own settings are of text and cost; the sources that some variants name alone are the recipe's."""
+    (study, base), recipe = read_study("main"), recipe_content("default")
+    assert base["sources"] == recipe["sources"] and base["train"] == recipe["train"] | {"max_steps": 12}
+    assert base["capture"]["k"] == recipe["capture"]["k"] and study.variants["default"].set == {}
+    alone = [study.variants[name].set["sources"] for name in ("gemma-alone", "copy-alone")]
+    assert [source for sources in alone for source in sources] == recipe["sources"]
