@@ -15,14 +15,14 @@ from rich.table import Table
 
 from logitfuse.flows.show import bars, console, errors
 
-WIDEST = 10_000  # columns: what a table would take if it could
-
 if TYPE_CHECKING:
     from logitfuse.flows.show import Bars
     from logitfuse.tasks.engine import Progress
     from logitfuse.tasks.run import Run
     from logitfuse.tasks.study.session import Session
     from logitfuse.tasks.unit import Unit
+
+WIDEST = 10_000  # columns: what a table would take if it could
 
 
 def study(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from logitfuse.kernels.chunks import cut
+from logitfuse.kernels.closest_name import known_names
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.corpus.documents import Document, Row, SplitName, document_of
 from logitfuse.tasks.corpus.files import SPLIT_ORDER, file_format, list_files, split_files, stems
@@ -127,35 +128,47 @@ def _parts_of(parts: list[Part], settings: CorpusSettings) -> list[Part]:
 def _documents(parts: list[Part], settings: CorpusSettings, splits: Collection[SplitName]) -> Iterator[Document]:
     ids = DuplicateIds(parts, settings)
     held_out = dict.fromkeys(SPLIT_ORDER, 0)
+    domains: Counter[str] = Counter()
     for split in dict.fromkeys(part.split for part in parts):
-        for document, where in _of_split(parts, split, settings):
+        for document, where in _of_split(parts, split, settings, domains):
             ids.check(document.doc_id, where)
             held_out[document.split] += document.split != "train"
             if settings.held_out_documents and held_out[document.split] > settings.held_out_documents:
                 continue
             if document.split in splits:
-                yield (
-                    document
-                    if settings.max_document_bytes is None
-                    else beginning(document, settings.max_document_bytes)
-                )
+                yield _beginning(document, settings.max_document_bytes)
+    if set(splits) >= set(SPLIT_ORDER):  # else a domain may stand in what was not read
+        _refuse_unknown_domains(settings, domains)
 
 
-def _of_split(parts: list[Part], split: SplitName | None, settings: CorpusSettings) -> Iterator[tuple[Document, str]]:
-    """Yield the documents of the parts with this split, as many as are wanted, and where each stands."""
+def _of_split(
+    parts: list[Part], split: SplitName | None, settings: CorpusSettings, domains: Counter[str]
+) -> Iterator[tuple[Document, str]]:
+    """Yield the documents of the parts with this split, as many as are wanted, and where each stands.
+
+    Counts the documents of every domain in `domains`, wanted or not.
+    """
     rows = (row for part in parts if part.split == split for row in part.rows())
     limit, of_each = settings.max_documents, settings.documents_per_domain
     if split not in (None, "train"):
         limit, of_each = settings.held_out_documents, None
-    seen: Counter[str] = Counter()
+    before = domains.copy()
     for row in islice(rows, limit):
         document = document_of(row, split, settings)
-        seen[document.domain] += 1
+        domains[document.domain] += 1
         wanted = not settings.domains or document.domain in settings.domains
-        if wanted and (of_each is None or seen[document.domain] <= of_each):
+        if wanted and (of_each is None or domains[document.domain] - before[document.domain] <= of_each):
             yield document, row.where
 
 
-def beginning(document: Document, max_bytes: int) -> Document:
+def _refuse_unknown_domains(settings: CorpusSettings, domains: Collection[str]) -> None:
+    for name in settings.domains:
+        if name not in domains:
+            raise BadInput(f"corpus.domains: no document is of domain {name!r}. {known_names(name, sorted(domains))}")
+
+
+def _beginning(document: Document, max_bytes: int | None) -> Document:
     """Return the document's first chunk of this size: its split is that of the whole, so no part changes sides."""
+    if max_bytes is None:
+        return document
     return replace(document, text=cut(document.text[: max_bytes + 1], max_bytes)[0])

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_corpora import TEXTS, documents, refusal, rows, settings, write_jsonl, write_parquet
 
+from logitfuse.storage.errors import BadInput
 from logitfuse.storage.settings import changed_settings
 from logitfuse.tasks.corpus.documents import assigned_split
 from logitfuse.tasks.corpus.fingerprint import corpus_fingerprint
@@ -206,6 +207,8 @@ class TestSplits:
             assert [d for d in some if d.domain == domain] == [d for d in every if d.domain == domain][:8]
         rare = documents(tmp_path, domains=("rare",), max_documents=50)
         assert rare == [d for d in every if d.domain == "rare"][:5]
+        with pytest.raises(BadInput, match=r"'rar'. Did you mean 'rare'\? Known: common, rare"):
+            documents(tmp_path, domains=("common", "rar"))
 
     def test_the_beginning_of_a_document_keeps_the_split_of_the_whole(self, tmp_path: Path) -> None:
         write_jsonl(tmp_path / "a.jsonl", rows([f"The same words. {'and more ' * i}" for i in range(100)]))
