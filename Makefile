@@ -61,7 +61,7 @@ RESULTS ?= runs/results.json
 VARIANTS = base gemma copy ensemble clm default paper
 WORDS = $(wildcard $(RESULTS:.json=.words.md))
 
-experiments: setup  ## headroom and the main comparison in small (under an hour on two cores); SCALE=0.3
+experiments: setup  ## headroom and the main comparison in small (an hour or so on two cores); SCALE=0.3
 	mkdir -p $(dir $(RESULTS))
 	$(BIN)/logitfuse study headroom --json $(RESULTS)
 	$(BIN)/logitfuse study main --scale $(SCALE) --json $(RESULTS) $(addprefix --only ,$(VARIANTS))

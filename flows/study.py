@@ -141,6 +141,7 @@ def _say(line: str) -> None:
 
 
 def _show_losses(facts: dict[str, Any]) -> None:
+    from logitfuse.tasks.headroom_table import rules_out
     from logitfuse.tasks.results import MEAN
     from logitfuse.tasks.study.plots import losses_by_variant, overall
 
@@ -152,9 +153,10 @@ def _show_losses(facts: dict[str, Any]) -> None:
         table.add_column("variant", no_wrap=True)
         for column in ("headroom", *shown):
             table.add_column(column, justify="right", no_wrap=True)
-        for variant in dict.fromkeys([*headroom, *losses]):
+        for variant in dict.fromkeys([*losses, *headroom]):
             row = headroom.get(variant)
             room = "" if row is None or row["elsewhere"] is None else f"{row['elsewhere']:+.3f}"
+            room = "∞" if row is not None and rules_out(row) else room
             cells = (f"{losses[variant][column]:.4f}" for column in shown) if variant in losses else ()
             table.add_row(escape(variant), room, *cells)
         return table

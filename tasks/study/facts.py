@@ -15,6 +15,7 @@ from logitfuse.tasks.study.session import Session
 from logitfuse.tasks.study.settings import Split
 from logitfuse.tasks.study.text_facts import text_facts
 from logitfuse.tasks.train import hardware
+from logitfuse.tasks.training.settings import learns_targets
 
 Facts = dict[str, Any]
 
@@ -82,8 +83,9 @@ def _tokens(session: Session, job: Job) -> int:
 
 
 def _headroom(session: Session, done: list[Job]) -> list[Facts]:
-    """Return the headroom of every variant that has fused targets, once for all seeds."""
-    first = {job.variant: job for job in reversed(done) if job.label is None or job.seed is not None}
+    """Return the headroom of every variant that learns from fused targets, or makes them alone, once for all seeds."""
+    learning = [job for job in done if job.label is None or (job.seed is not None and learns_targets(job.recipe.train))]
+    first = {job.variant: job for job in reversed(learning)}
     found = [headroom_facts(session.opened.run(job), job) for job in first.values()]
     order = list(session.study.variants)
     return sorted((facts for facts in found if facts), key=lambda facts: order.index(facts["variant"]))

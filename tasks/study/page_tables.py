@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from logitfuse.tasks.headroom_table import rules_out
 from logitfuse.tasks.results import MEAN
 from logitfuse.tasks.study.plots import losses_by_variant, overall
 
@@ -87,9 +88,12 @@ def gap_table(gaps: Sequence[Facts]) -> str:
 
 
 def headroom_table(headroom: Sequence[Facts]) -> str:
-    """A row per variant, the best first: fused targets against the student, over all held-out text."""
+    """A row per variant, the best first: fused targets against the student where no true token is ruled out.
+
+    Those that rule out more than an accident stand last: elsewhere they may be good, there their loss is infinite.
+    """
     rows = [(found["variant"], row) for found in headroom if (row := overall(found))]
-    rows.sort(key=lambda pair: np.inf if pair[1]["elsewhere"] is None else pair[1]["elsewhere"])
+    rows.sort(key=lambda pair: (rules_out(pair[1]), np.inf if pair[1]["elsewhere"] is None else pair[1]["elsewhere"]))
     cells = [
         [
             name,

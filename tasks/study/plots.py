@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from logitfuse.tasks.headroom_table import rules_out
 from logitfuse.tasks.results import MEAN
 
 Facts = dict[str, Any]
@@ -106,19 +107,25 @@ def plot_tokens(facts: Facts) -> Figure | None:
 
 
 def plot_headroom(facts: Facts) -> Figure | None:
-    """Draw how the fused targets of every variant compare with the student, over all held-out text."""
+    """Draw how the fused targets of every variant compare with the student, where they rule out no true token."""
     found = [(h["variant"], overall(h)) for h in facts["headroom"]]
     rows = [(name, row) for name, row in found if row and row["elsewhere"] is not None]
     if not rows:
         return None
-    rows.sort(key=lambda pair: -pair[1]["elsewhere"])
+    rows.sort(key=lambda pair: (not rules_out(pair[1]), -pair[1]["elsewhere"]))
     figure, axes = _axes(len(rows))
     values = [row["elsewhere"] for _, row in rows]
-    axes.barh(range(len(rows)), values, color=[BETTER if value < 0 else WORSE for value in values])
+    axes.barh(range(len(rows)), values, color=[_headroom_colour(row) for _, row in rows])
     axes.axvline(0, color="black", linewidth=0.8)
-    _name_rows(axes, [name for name, _ in rows])
+    _name_rows(axes, [f"{name} (∞ at {row['ruled_out']:.0%})" if rules_out(row) else name for name, row in rows])
     axes.set_xlabel("fused targets less student, nats of the true token (below zero is headroom)")
     return figure
+
+
+def _headroom_colour(row: Facts) -> str:
+    if rules_out(row):
+        return UNCLEAR  # what is gained elsewhere does not make up for an infinite loss
+    return BETTER if row["elsewhere"] < 0 else WORSE
 
 
 PLOTS: dict[str, Callable[[Facts], Figure | None]] = {

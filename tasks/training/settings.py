@@ -258,10 +258,17 @@ class TrainSettings(Settings):
         return self
 
 
+STAY_AT_ONE = ("constant", "to_one")  # schedules that from λ = 1 go nowhere
+
+
+def learns_targets(settings: TrainSettings) -> bool:
+    """Return whether fused targets have any weight at any step."""
+    return settings.clm_weight < 1 or settings.clm_weight_schedule not in STAY_AT_ONE
+
+
 def control_of(settings: TrainSettings) -> TrainSettings:
     """Return the control's settings: all the same, but for its own learning rate; the labels alone are learnt."""
-    moving = settings.clm_weight_schedule not in ("constant", "to_one")  # from 1 these two go nowhere
-    schedule = "constant" if moving else settings.clm_weight_schedule
+    schedule = settings.clm_weight_schedule if settings.clm_weight_schedule in STAY_AT_ONE else "constant"
     return settings.model_copy(
         update={
             "clm_weight": 1.0,
