@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from logitfuse.tasks.training.parent import die_with_parent
 
@@ -71,6 +72,17 @@ def _train(config: Path, stop: threading.Event) -> int:
     return 0
 
 
+def end(code: int) -> NoReturn:
+    """End this process with `code` and take nothing apart on the way: all that matters is saved and closed by now.
+
+    FSDP2 keeps references to its process groups until the interpreter is torn down, where gloo's threads may find
+    themselves destroyed while they run: std::terminate, and a finished training would end as an abort (SIGABRT).
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def full_memory(error: BaseException) -> str | None:
     """Say whose memory an error is about, `the GPU's` or `this machine's`; None if it is about something else."""
     from torch import OutOfMemoryError
@@ -86,4 +98,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

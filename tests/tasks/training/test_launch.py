@@ -169,3 +169,13 @@ def test_training_does_not_import_prefect():
         "logitfuse.tasks.training.launch; sys.exit('prefect' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_finished_process_does_not_fail_while_it_is_taken_apart():
+    """Threads of gloo have aborted at interpreter teardown; nothing may happen there, and nothing said be lost."""
+    aborting = (
+        "import atexit, os; from logitfuse.tasks.training import worker; atexit.register(os.abort); "
+        "print('x' * 100_000); print('told', flush=False); worker.end(3)"
+    )
+    ended = subprocess.run([sys.executable, "-c", aborting], capture_output=True, text=True)
+    assert ended.returncode == 3 and ended.stdout.endswith("told\n")
