@@ -39,7 +39,7 @@ def run_stage(
         else:
             units = chosen_units(session.run, stage, source, chosen)
         progress = stage_progress(session.run, stage, units, redo=redo)
-        with _watched(session, progress):
+        with watched(session, progress):
             tally = run_units(stage, units, redo=redo, workers=recipe.execution.workers)
         summary = _summary(session, tally, progress)
         logger = get_run_logger()
@@ -52,7 +52,7 @@ def run_stage(
 
 
 @contextmanager
-def _watched(session: Session, progress: StageProgress) -> Iterator[None]:
+def watched(session: Session, progress: StageProgress) -> Iterator[None]:
     """Let a stage's tasks find its progress, and everybody see it, while the block runs."""
     artifacts = ProgressArtifacts(session.run.recipe.name, progress, get_run_logger().warning)
     session.outcomes.clear()

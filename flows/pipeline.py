@@ -8,6 +8,7 @@ import logitfuse.flows.prefect_settings  # noqa: F401
 from prefect import flow, get_run_logger
 
 from logitfuse.flows.execute import stages_between
+from logitfuse.flows.handed_out import hand_out_stage
 from logitfuse.flows.session import Session, opened
 from logitfuse.flows.stages import STAGE_FLOWS, saying_how_it_ended
 from logitfuse.tasks.execute import is_up_to_date
@@ -67,7 +68,10 @@ def _run_missing(session: Session, stages: list[str]) -> str:
         if is_up_to_date(session.run, [stage]):
             get_run_logger().info("%s: up to date", stage)
             continue
-        STAGE_FLOWS[stage](session.run.recipe)
+        if session.run.recipe.execution.shards_per_run:
+            hand_out_stage(session, stage)
+        else:
+            STAGE_FLOWS[stage](session.run.recipe)
         started.append(stage)
     if not started:
         return f"nothing to do: {stages[0]} to {stages[-1]} are up to date"

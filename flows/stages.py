@@ -9,6 +9,7 @@ import logitfuse.flows.prefect_settings  # noqa: F401
 # isort: split
 from prefect import Flow, flow, get_run_logger
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from logitfuse.flows.fan_out import run_stage
@@ -34,7 +35,18 @@ def saying_how_it_ended(body: Callable[P, str]) -> Callable[P, State[str]]:
     return flow_body
 
 
-@flow(name="prepare", flow_run_name="prepare-{recipe.name}")
+def run_name() -> str:
+    """Name a run after what it does: capture-demo-gemma3-270m-0-9."""
+    given = FlowRunContext.get()
+    assert given is not None and given.flow is not None, "Prefect asks for the name inside the run"
+    chosen = given.parameters or {}
+    recipe = chosen.get("recipe")  # as it was sent, where a run is ended before it is looked at
+    name = recipe.name if isinstance(recipe, Recipe) else (recipe or {}).get("name")
+    parts = given.flow.name, name, chosen.get("source"), chosen.get("shards")
+    return "-".join(part for part in parts if part)
+
+
+@flow(name="prepare", flow_run_name=run_name)
 @saying_how_it_ended
 def prepare_flow(recipe: Recipe, redo: bool = False) -> str:
     """Cut the corpus losslessly into chunks, in shards, with a clean held-out part.
@@ -46,7 +58,7 @@ def prepare_flow(recipe: Recipe, redo: bool = False) -> str:
     return run_stage("prepare", recipe, redo=redo)
 
 
-@flow(name="encode", flow_run_name="encode-{recipe.name}")
+@flow(name="encode", flow_run_name=run_name)
 @saying_how_it_ended
 def encode_flow(recipe: Recipe, source: str | None = None, shards: str | None = None, redo: bool = False) -> str:
     """Tokenise every shard with every model's tokenizer.
@@ -60,7 +72,7 @@ def encode_flow(recipe: Recipe, source: str | None = None, shards: str | None = 
     return run_stage("encode", recipe, source, shards, redo)
 
 
-@flow(name="check", flow_run_name="check-{recipe.name}")
+@flow(name="check", flow_run_name=run_name)
 @saying_how_it_ended
 def check_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
     """Check that every source model is sound and read as it was trained, before hours are spent on it.
@@ -73,7 +85,7 @@ def check_flow(recipe: Recipe, source: str | None = None, redo: bool = False) ->
     return run_stage("check", recipe, source, redo=redo)
 
 
-@flow(name="adapt", flow_run_name="adapt-{recipe.name}")
+@flow(name="adapt", flow_run_name=run_name)
 @saying_how_it_ended
 def adapt_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
     """Continue models on the training text by plain language modelling, where the recipe says so, before they are used.
@@ -86,7 +98,7 @@ def adapt_flow(recipe: Recipe, source: str | None = None, redo: bool = False) ->
     return run_stage("adapt", recipe, source, redo=redo)
 
 
-@flow(name="capture", flow_run_name="capture-{recipe.name}")
+@flow(name="capture", flow_run_name=run_name)
 @saying_how_it_ended
 def capture_flow(recipe: Recipe, source: str | None = None, shards: str | None = None, redo: bool = False) -> str:
     """Keep what every source model predicts at every position of the text, as top-k.
@@ -100,7 +112,7 @@ def capture_flow(recipe: Recipe, source: str | None = None, shards: str | None =
     return run_stage("capture", recipe, source, shards, redo)
 
 
-@flow(name="map", flow_run_name="map-{recipe.name}")
+@flow(name="map", flow_run_name=run_name)
 @saying_how_it_ended
 def map_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
     """Map every source's vocabulary onto the target's.
@@ -113,7 +125,7 @@ def map_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> s
     return run_stage("map", recipe, source, redo=redo)
 
 
-@flow(name="align", flow_run_name="align-{recipe.name}")
+@flow(name="align", flow_run_name=run_name)
 @saying_how_it_ended
 def align_flow(recipe: Recipe, source: str | None = None, shards: str | None = None, redo: bool = False) -> str:
     """Bring every source's distributions to the target's positions and vocabulary.
@@ -127,7 +139,7 @@ def align_flow(recipe: Recipe, source: str | None = None, shards: str | None = N
     return run_stage("align", recipe, source, shards, redo)
 
 
-@flow(name="fuse", flow_run_name="fuse-{recipe.name}")
+@flow(name="fuse", flow_run_name=run_name)
 @saying_how_it_ended
 def fuse_flow(recipe: Recipe, shards: str | None = None, redo: bool = False) -> str:
     """Fuse the sources' distributions into one target distribution per position.
@@ -140,7 +152,7 @@ def fuse_flow(recipe: Recipe, shards: str | None = None, redo: bool = False) -> 
     return run_stage("fuse", recipe, None, shards, redo)
 
 
-@flow(name="headroom", flow_run_name="headroom-{recipe.name}")
+@flow(name="headroom", flow_run_name=run_name)
 @saying_how_it_ended
 def headroom_flow(recipe: Recipe, redo: bool = False) -> str:
     """Compare the fused targets with the target model itself on held-out text, before anything is trained.
@@ -156,7 +168,7 @@ def headroom_flow(recipe: Recipe, redo: bool = False) -> str:
         return summary
 
 
-@flow(name="train", flow_run_name="train-{recipe.name}")
+@flow(name="train", flow_run_name=run_name)
 @saying_how_it_ended
 def train_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
     """Train the target on the fused distributions, and its control on the text alone.
@@ -169,7 +181,7 @@ def train_flow(recipe: Recipe, source: str | None = None, redo: bool = False) ->
     return run_stage("train", recipe, source, redo=redo)
 
 
-@flow(name="merge", flow_run_name="merge-{recipe.name}")
+@flow(name="merge", flow_run_name=run_name)
 @saying_how_it_ended
 def merge_flow(recipe: Recipe, redo: bool = False) -> str:
     """Make one model of the weights of several, where the recipe names them or trains pairwise fused ones.
@@ -181,7 +193,7 @@ def merge_flow(recipe: Recipe, redo: bool = False) -> str:
     return run_stage("merge", recipe, redo=redo)
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{recipe.name}")
+@flow(name="evaluate", flow_run_name=run_name)
 @saying_how_it_ended
 def evaluate_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
     """Score target, sources and trained models on the held-out text.
@@ -194,7 +206,7 @@ def evaluate_flow(recipe: Recipe, source: str | None = None, redo: bool = False)
     return run_stage("evaluate", recipe, source, redo=redo)
 
 
-@flow(name="suites", flow_run_name="suites-{recipe.name}")
+@flow(name="suites", flow_run_name=run_name)
 @saying_how_it_ended
 def suites_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -> str:
     """Ask every model the benchmark tasks that the recipe names; nothing unless it names some.
@@ -207,7 +219,7 @@ def suites_flow(recipe: Recipe, source: str | None = None, redo: bool = False) -
     return run_stage("suites", recipe, source, redo=redo)
 
 
-@flow(name="report", flow_run_name="report-{recipe.name}")
+@flow(name="report", flow_run_name=run_name)
 @saying_how_it_ended
 def report_flow(recipe: Recipe, redo: bool = False) -> str:
     """Write the run's report: what was gained, who won where, what it cost; as JSON and as a page.

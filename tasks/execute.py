@@ -60,10 +60,11 @@ def stage_status(run: Run, stage: str) -> list[UnitStatus]:
         units = run.units(stage)
     except (ShardMissing, ShardCorrupt) as error:
         return [UnitStatus(Unit(stage), "waiting", None, str(error))]
-    return [_unit_status(run, unit) for unit in units]
+    return [unit_status(run, unit) for unit in units]
 
 
-def _unit_status(run: Run, unit: Unit) -> UnitStatus:
+def unit_status(run: Run, unit: Unit) -> UnitStatus:
+    """Say where one unit stands."""
     try:
         run.work(unit)
     except (ShardMissing, ShardCorrupt) as error:

@@ -39,6 +39,13 @@ class Execution(Settings):
     folder: str = Field("runs", title="Runs folder", description="Folder that holds a folder per run.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", title="Device", description="Where models compute.")
     workers: int = Field(2, ge=1, title="Workers", description="Shards worked on at once in the data stages.")
+    shards_per_run: int = Field(
+        0,
+        ge=0,
+        title="Shards per run",
+        description="0: the pipeline's run does all stages itself. Otherwise it hands them out as deployment runs to "
+        "the workers of their queues, the shards of encode, capture, align and fuse in runs of so many.",
+    )
     processes: int = Field(
         1, ge=1, title="Training processes", description="Processes that train, one per GPU; on each host that many."
     )

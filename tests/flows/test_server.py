@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from logitfuse.flows.prefect_settings import DEFAULTS
-from logitfuse.tasks.execute import is_up_to_date
+from logitfuse.tasks.checks import claim_folder
+from logitfuse.tasks.execute import do_prepare, do_units, is_up_to_date
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.stages import ORDER
@@ -206,3 +207,22 @@ def test_the_pipeline_runs_under_a_worker_and_a_second_run_does_nothing(
     assert server.state_after(nightly, 60)["message"] == "nothing to do: prepare to fuse are up to date"
     state = server.state_after(wrong, 60)
     assert state["type"] == "FAILED" and "there is no such source. Known: first, second" in state["message"]
+
+
+@pytest.mark.usefixtures("worker")
+def test_shards_are_handed_out_to_workers_in_runs(server: Server, tiny_recipe: Callable[..., Recipe]) -> None:
+    """One pipeline's run and its runs of fuse, three shards in runs of two, are all that is started."""
+    here = {"folder": str(server.folder / "handed-out"), "min_free_gb": 0, "device": "cpu", "shards_per_run": 2}
+    recipe = tiny_recipe(execution=here)
+    claim_folder(recipe)
+    run = Run(recipe)
+    for stage in ORDER[: ORDER.index("fuse")]:
+        do_prepare(run) if stage == "prepare" else list(do_units(run, run.units(stage)))
+    parameters = {"recipe": recipe.model_dump(mode="json"), "start_at": "fuse", "stop_after": "fuse"}
+    pipeline = server.create_run("pipeline", parameters)
+    state = server.state_after(pipeline, 240)
+    assert state["type"] == "COMPLETED", state["message"]
+    started = httpx.post(f"{server.api}/flow_runs/filter", json={}, timeout=30).json()
+    names = {run["name"] for run in started if run["created"] >= pipeline.json()["created"]}
+    assert names == {"pipeline-tiny", "fuse-tiny-0-1", "fuse-tiny-2-2"}
+    assert is_up_to_date(Run(recipe), ["fuse"])
