@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefect import get_run_logger
+from prefect import get_run_logger, runtime
 from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from logitfuse.flows.artifacts import ProgressArtifacts, artifact_key, publish_table, table_rows
 from logitfuse.flows.execute import parse_shards, stage_summary
+from logitfuse.flows.gpu_slots import ON_ONE_GPU, gpus_of_host, one_gpu
 from logitfuse.flows.session import Session, opened
 from logitfuse.flows.stage_progress import StageProgress
 from logitfuse.flows.units import TASKS, said
@@ -39,7 +40,7 @@ def run_stage(
         else:
             units = chosen_units(session.run, stage, source, chosen)
         progress = stage_progress(session.run, stage, units, redo=redo)
-        with watched(session, progress):
+        with watched(session, progress), _gpu_of_its_own(stage, recipe.execution.device):
             tally = run_units(stage, units, redo=redo, workers=recipe.execution.workers)
         summary = _summary(session, tally, progress)
         logger = get_run_logger()
@@ -49,6 +50,13 @@ def run_stage(
         publish_table(artifact_key(recipe.name, stage), rows, summary, logger.warning)
         tally.raise_failures()
         return summary
+
+
+def _gpu_of_its_own(stage: str, device: str) -> AbstractContextManager[str | None]:
+    """Bind a deployment's run, beside which its worker may do others, to one of the host's GPUs."""
+    if stage not in ON_ONE_GPU or device == "cpu" or runtime.deployment.id is None:
+        return nullcontext()
+    return one_gpu(gpus_of_host(), get_run_logger().info)
 
 
 @contextmanager
