@@ -13,6 +13,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from logitfuse.flows.fan_out import run_stage
+from logitfuse.flows.result_artifacts import publish_result
 from logitfuse.flows.session import opened
 from logitfuse.storage.errors import LogitfuseError
 from logitfuse.tasks.headroom import read_headroom
@@ -228,7 +229,10 @@ def report_flow(recipe: Recipe, redo: bool = False) -> str:
         recipe: Everything that defines the run.
         redo: Make again what is there already.
     """
-    return run_stage("report", recipe, redo=redo)
+    with opened(recipe) as session:
+        summary = run_stage("report", recipe, redo=redo)
+        publish_result(session.run, get_run_logger().warning)
+        return summary
 
 
 STAGE_FLOWS: dict[str, Flow[..., Any]] = {

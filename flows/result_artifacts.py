@@ -1,0 +1,66 @@
+"""What Prefect's UI shows of a finished run: its result in words and numbers, a picture, and where the report is."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
+
+from logitfuse.flows.artifacts import artifact_key
+from logitfuse.tasks.report import report_page
+from logitfuse.tasks.reporting.headline import headline
+from logitfuse.tasks.run import Run
+
+NONE = "–"
+
+
+def publish_result(run: Run, warn: Callable[[str], None]) -> None:
+    """Publish a run's report as two artifacts; a server that cannot take them is warned of."""
+    from logitfuse.tasks.reporting.summary_plot import summary_plot
+
+    page = report_page(run)
+    facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    try:
+        create_markdown_artifact(result_text(facts, page), key=artifact_key(run.recipe.name, "result"))
+        image = "data:image/png;base64," + b64encode(summary_plot(facts)).decode()
+        create_image_artifact(image, key=artifact_key(run.recipe.name, "result-by-domain"), description=headline(facts))
+    except Exception as error:  # the server's trouble is not the work's
+        warn(f"the result cannot be shown: {type(error).__name__}: {error}. It is in {page}.")
+
+
+def result_text(facts: dict[str, Any], page: Path) -> str:
+    """Return a report's facts as Markdown: the headline, nats per byte by domain and model, what to be careful of."""
+    from logitfuse.tasks.reporting.plots import shown_domain  # drawing is slow to import
+
+    models = list(dict.fromkeys((row["model"], row["role"]) for row in facts["results"]))
+    domains = list(dict.fromkeys(row["domain"] for row in facts["results"]))
+    cells = {(row["domain"], row["model"], row["role"]): row for row in facts["results"]}
+    lines = [f"# {_plain(facts['run'])}", "", _plain(headline(facts)), "", f"The report: `{page.resolve()}`", ""]
+    lines += ["Held-out nats per byte, lower is better; in brackets 95% intervals by document.", ""]
+    lines += [_row(["domain", *(f"{model} ({role})" for model, role in models)]), "|---" * (len(models) + 1) + "|"]
+    lines += [
+        _row([shown_domain(domain), *(_cell(cells.get((domain, *model))) for model in models)]) for domain in domains
+    ]
+    lines += ["", *(f"- {_plain(warning)}" for warning in facts["warnings"])]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None or row["nats_per_byte"] is None:
+        return NONE
+    interval = "" if row["low"] is None else f" ({row['low']:.3f}–{row['high']:.3f})"
+    return f"{row['nats_per_byte']:.4f}{interval}"
+
+
+def _plain(text: str) -> str:
+    """Keep names and texts that users gave from being taken for Markdown or HTML."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{character}" if character in "\\`*_[]|#" else character for character in escaped)

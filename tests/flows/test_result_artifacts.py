@@ -1,0 +1,79 @@
+"""A finished run in Prefect's UI: its numbers as a table, one picture, and nothing that a name could break."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from logitfuse.flows import result_artifacts
+from logitfuse.flows.result_artifacts import publish_result, result_text
+from logitfuse.tasks.reporting.summary_plot import summary_plot
+
+PNG = b"\x89PNG\r\n"
+
+
+def result(domain: str, model: str, role: str, value: float | None) -> dict[str, Any]:
+    low, high = (None, None) if value is None else (value - 0.01, value + 0.01)
+    return {"domain": domain, "model": model, "role": role, "nats_per_byte": value, "low": low, "high": high}
+
+
+def gain(domain: str, role: str, percent: float | None) -> dict[str, Any]:
+    low, high = (None, None) if percent is None else (percent - 1, percent + 1)
+    return {
+        "domain": domain, "role": role, "percent": percent, "percent_low": low, "percent_high": high,
+        "verdict": "better",
+    }  # fmt: skip
+
+
+def facts(**changed: Any) -> dict[str, Any]:
+    models = [("small", "target"), ("big|<b>", "source"), ("fused", "fused")]
+    told = {
+        "run": "my_run", "target": "small", "sources": ["big|<b>"], "warnings": ["Take *care*."],
+        "results": [result(d, m, r, 0.6 if d == "mean" else None) for d in ("code", "mean") for m, r in models],
+        "gains": [gain(d, r, p) for d, p in (("code", None), ("mean", 2.5)) for r in ("target", "control")],
+        "fusion": {
+            "weights": {"small": 0.25, "big|<b>": 0.75},
+            "by_domain": {"code": {"documents": 3, "weights": {"small": 0.25, "big|<b>": 0.75}}},
+        },
+    }  # fmt: skip
+    return told | changed
+
+
+def test_every_model_and_domain_has_a_cell_and_names_stay_text() -> None:
+    text = result_text(facts(), Path("/runs/x/report.html"))
+    header, _, code, everything = (line for line in text.splitlines() if line.startswith("|"))
+    assert header == r"| domain | small (target) | big\|&lt;b&gt; (source) | fused (fused) |"
+    assert code == "| code | – | – | – |"
+    assert everything == "| all text | 0.6000 (0.590–0.610) | 0.6000 (0.590–0.610) | 0.6000 (0.590–0.610) |"
+    assert "`/runs/x/report.html`" in text and r"- Take \*care\*." in text and "<b>" not in text
+    assert r"# my\_run" in text and "2.5% lower" in text
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"gains": []}, {"fusion": {"weights": {}, "by_domain": {}}}, {"gains": [], "results": []}],
+    ids=["whole", "no gains", "no sources", "no held-out text"],
+)
+def test_any_report_can_be_drawn(changed: dict[str, Any]) -> None:
+    image = summary_plot(facts(**changed))
+    assert image.startswith(PNG) and len(image) < 200_000
+
+
+def test_a_server_that_cannot_take_it_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(facts()))
+    monkeypatch.setattr(result_artifacts, "report_page", lambda run: tmp_path / "report.html")
+    run: Any = SimpleNamespace(recipe=SimpleNamespace(name="my_run"))
+    made: list[str] = []
+    monkeypatch.setattr(result_artifacts, "create_markdown_artifact", lambda text, key: made.append(key))
+    monkeypatch.setattr(result_artifacts, "create_image_artifact", lambda url, key, description: made.append(key))
+    publish_result(run, made.append)
+    assert made == ["my-run-result", "my-run-result-by-domain"]
+
+    def broken(*_: object, **__: object) -> None:
+        raise ConnectionError("no server")
+
+    monkeypatch.setattr(result_artifacts, "create_markdown_artifact", broken)
+    publish_result(run, made.append)
+    assert made[-1].startswith("the result cannot be shown: ConnectionError: no server. It is in ")
