@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -14,9 +16,9 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Crashed
 
-from logitfuse.flows.hand_out import Standing
+from logitfuse.flows.hand_out import SECONDS_BETWEEN_LOOKS, Standing
 from logitfuse.flows.portions import Portion
-from logitfuse.storage.errors import BadInput
+from logitfuse.storage.errors import BadInput, WorkFailed
 from logitfuse.tasks.recipe import Recipe
 
 AT_ONCE = 100  # runs asked for in one request
@@ -30,7 +32,8 @@ class DeploymentRuns:
 
     def __init__(self, recipe: Recipe) -> None:
         """Let runs work on `recipe`."""
-        self._parameters = {"recipe": recipe.model_dump(mode="json", exclude_defaults=True)}
+        self._recipe = recipe
+        self._leader: UUID | None = None  # the run of rank 0, where hosts train together
         # Whoever looks for a run of the same work finds it by its tag: another recipe or folder makes another one.
         self._tag = "logitfuse-" + hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]
 
@@ -47,7 +50,7 @@ class DeploymentRuns:
         try:
             run = run_deployment(
                 name,
-                parameters=self._parameters | portion.parameters,
+                parameters={"recipe": self._told(portion), **portion.parameters},
                 tags=tags,
                 timeout=0,
             )
@@ -57,7 +60,36 @@ class DeploymentRuns:
                 "Start it with `logitfuse up`, or set execution.shards_per_run to 0."
             ) from error
         assert isinstance(run, FlowRun)  # a coroutine only where an event loop runs
+        if portion.rank == 0:
+            self._leader = run.id
         return run.id
+
+    def _told(self, portion: Portion) -> dict[str, Any]:
+        """Return the recipe as a run is given it: on several hosts with its rank, and with where rank 0 is."""
+        execution = self._recipe.execution
+        if portion.rank is not None:
+            found: dict[str, Any] = {"rank": portion.rank}
+            if portion.rank and not execution.hosts.address:
+                found["address"] = self._address_of_leader()
+            hosts = execution.hosts.model_copy(update=found)
+            execution = execution.model_copy(update={"hosts": hosts})
+        recipe = self._recipe.model_copy(update={"execution": execution})
+        return recipe.model_dump(mode="json", exclude_defaults=True)
+
+    def _address_of_leader(self) -> str:
+        """Wait until a worker has begun the run of rank 0, and return the name of its host.
+
+        Raises `WorkFailed` if it ends before.
+        """
+        assert self._leader is not None, "rank 0 is started first"
+        while True:
+            with get_client(sync_client=True) as client:
+                run = client.read_flow_run(self._leader)
+            if run.state is not None and run.state.is_final():
+                raise WorkFailed(f"the run of host 0 ended before the others were started: {run.state.message}")
+            if run.state is not None and run.state.is_running() and run.infrastructure_pid:
+                return run.infrastructure_pid.rpartition(":")[0]  # a process worker writes HOST:PID
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def standing(self, runs: Sequence[UUID]) -> dict[UUID, Standing]:
         """Say where runs are; one that a dead worker left behind is declared crashed."""

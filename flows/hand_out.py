@@ -78,13 +78,17 @@ class Handing:
         try:
             for portion in portions:
                 self._start(portion)
-            while self.going and len(self.failures) < FAILURES_THAT_END_A_STAGE:
+            while self.going and len(self.failures) < self._bearable(portions):
                 self.wait(SECONDS_BETWEEN_LOOKS)
                 for run, standing in self.runs.standing(list(self.going)).items():
                     self._look(run, standing)
         finally:
             self.runs.cancel(list(self.going))
         return self.failures
+
+    def _bearable(self, portions: Sequence[Portion]) -> int:
+        """How many failures end the stage: the first one where hosts wait for each other."""
+        return 1 if any(portion.rank is not None for portion in portions) else FAILURES_THAT_END_A_STAGE
 
     def _start(self, portion: Portion) -> None:
         self.left[portion] = self.missing(portion.units)
@@ -113,7 +117,7 @@ class Handing:
         del self.going[run]
         if not missing:
             return
-        if standing.state == "crashed":
+        if standing.state == "crashed" and portion.rank is None:
             self._again(portion, standing, got_on)
         else:
             self._failed(portion, missing, _why(portion, missing, standing))
@@ -142,6 +146,8 @@ class Handing:
 def _why(portion: Portion, missing: list[Unit], standing: Standing) -> str:
     if standing.state == "cancelled":
         return "its run was cancelled"
+    if standing.state == "crashed":
+        return f"its run died ({standing.message}), and the other hosts cannot go on without it. Run the stage again."
     if standing.state == "failed":
         return standing.message or "its run failed; see its page"
     return (

@@ -13,12 +13,14 @@ from logitfuse.flows.deployment_runs import DeploymentRuns
 from logitfuse.flows.execute import stage_summary
 from logitfuse.flows.fan_out import Tally, watched
 from logitfuse.flows.hand_out import Handing
-from logitfuse.flows.portions import Portion, portions
+from logitfuse.flows.portions import Portion, by_host, portions
 from logitfuse.flows.session import Session
 from logitfuse.flows.stages import STAGE_FLOWS
 from logitfuse.flows.work_ahead import stage_progress
 from logitfuse.tasks.engine import Outcome, State
 from logitfuse.tasks.execute import stage_status, unit_status
+from logitfuse.tasks.recipe import Execution
+from logitfuse.tasks.train_hosts import TRAINING
 from logitfuse.tasks.unit import Unit
 
 
@@ -34,12 +36,11 @@ def hand_out_stage(session: Session, stage: str) -> str:
     with watched(session, progress):
         shown = Shown(session, tally)
         handing = Handing(DeploymentRuns(run.recipe), shown, lambda chosen: missing_units(session, chosen))
-        takes = STAGE_FLOWS[stage].parameters.properties.keys()
         missing = missing_units(session, units)
         for unit in units:
             if unit not in missing:
                 shown.kept(unit)
-        tally.failures |= handing.do(portions(missing, run.recipe.execution.shards_per_run, takes))
+        tally.failures |= handing.do(_cut(stage, missing, run.recipe.execution))
     tally.ended = len(session.outcomes) + len(tally.failures)
     states = [outcome.state for outcome in session.outcomes.values()]
     summary = stage_summary(progress, states, len(tally.failures), time.monotonic() - tally.started)
@@ -48,6 +49,13 @@ def hand_out_stage(session: Session, stage: str) -> str:
     publish_table(artifact_key(run.recipe.name, stage), rows, summary, get_run_logger().warning)
     tally.raise_failures()
     return summary
+
+
+def _cut(stage: str, missing: list[Unit], execution: Execution) -> list[Portion]:
+    hosts = execution.hosts
+    if stage in TRAINING and hosts.count > 1 and hosts.given_by == "settings":
+        return by_host(missing, hosts.count)
+    return portions(missing, execution.shards_per_run, STAGE_FLOWS[stage].parameters.properties.keys())
 
 
 def missing_units(session: Session, units: Iterable[Unit]) -> list[Unit]:

@@ -17,6 +17,7 @@ class Portion:
     source: str | None
     shards: tuple[int, int] | None  # both included
     units: tuple[Unit, ...]
+    rank: int | None = None  # of the host, where several do the same units together
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -26,7 +27,8 @@ class Portion:
 
     def __str__(self) -> str:
         shards = None if self.shards is None else "{}-{}".format(*self.shards)
-        return "/".join(part for part in (self.stage, self.source, shards) if part)
+        host = None if self.rank is None else f"host-{self.rank}"
+        return "/".join(part for part in (self.stage, self.source, shards, host) if part)
 
 
 def portions(units: Iterable[Unit], shards_per_run: int, takes: Set[str]) -> list[Portion]:
@@ -49,6 +51,12 @@ def portions(units: Iterable[Unit], shards_per_run: int, takes: Set[str]) -> lis
         )
         for (source, block), chosen in cut.items()
     ]
+
+
+def by_host(units: Iterable[Unit], hosts: int) -> list[Portion]:
+    """Give the same units of a training stage to each of so many hosts, which do them together."""
+    chosen = tuple(units)
+    return [Portion(chosen[0].stage, None, None, chosen, rank) for rank in range(hosts)] if chosen else []
 
 
 def _last(units: list[Unit]) -> int:

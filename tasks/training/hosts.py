@@ -8,7 +8,7 @@ import re
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import Field
@@ -27,7 +27,11 @@ class HostSettings(Settings):
 
     count: int = Field(1, ge=1, title="Hosts", description="Machines that train together, each with `processes`.")
     rank: int = Field(0, ge=0, title="Rank", description="Number of this machine, from 0; another one on each.")
-    address: str = Field("", title="Address", description="Name or IP address of machine 0, as the others reach it.")
+    address: str = Field(
+        "",
+        title="Address",
+        description="Name or IP address of machine 0, as the others reach it; empty on machine 0: its own name.",
+    )
     port: int = Field(29500, ge=1, le=65535, title="Port", description="A port of machine 0 that is free.")
     given_by: Literal["settings", "slurm"] = Field(
         "settings",
@@ -61,6 +65,8 @@ def hosts_of(settings: HostSettings, environment: Mapping[str, str] = os.environ
         return None
     if hosts.rank >= hosts.count:
         raise BadInput(f"execution.hosts.rank is {hosts.rank}, but {hosts.count} hosts have ranks 0-{hosts.count - 1}.")
+    if not hosts.address and hosts.rank == 0:
+        return replace(hosts, address=socket.gethostname())
     if not hosts.address:
         raise BadInput("execution.hosts.address is empty: give the name or IP address of the host with rank 0.")
     return hosts

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logitfuse.flows.hand_out import ATTEMPTS, SECONDS_BETWEEN_LOOKS, Handing, Standing
-from logitfuse.flows.portions import Portion, portions
+from logitfuse.flows.portions import Portion, by_host, portions
 from logitfuse.tasks.unit import Unit
 
 SHARDED = {"recipe", "source", "shards", "redo"}
@@ -172,3 +172,15 @@ def test_workers_that_see_another_folder_are_found_out() -> None:
 def test_a_cancelled_run_says_so() -> None:
     workers = Workers(lambda portion, attempt: (Standing("cancelled"), 0))
     assert str(workers.handing().do(CUT[:1])[ALL[0]]) == "its run was cancelled"
+
+
+def test_hosts_that_train_together_end_together() -> None:
+    both = by_host([Unit("train", "control"), Unit("train", "fused")], 2)
+    assert [str(portion) for portion in both] == ["train/host-0", "train/host-1"] and both[1].parameters == {}
+    assert both[0].units == both[1].units
+
+    ends = {0: (Standing("working"), 0), 1: (Standing("crashed", "exit 137"), 0)}
+    workers = Workers(lambda portion, attempt: ends[portion.rank or 0])
+    (error,) = workers.handing().do(both).values()
+    assert "its run died (exit 137), and the other hosts cannot go on without it" in str(error)
+    assert workers.cancelled == both[:1] and len(workers.started) == 2

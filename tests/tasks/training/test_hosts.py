@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,7 +49,7 @@ def test_several_hosts_share_a_rendezvous():
     ("settings", "message"),
     [
         ({"count": 2, "rank": 2, "address": "a"}, r"rank is 2, but 2 hosts have ranks 0-1"),
-        ({"count": 2}, r"address is empty"),
+        ({"count": 2, "rank": 1}, r"address is empty"),
         ({"given_by": "slurm"}, r"SLURM_NNODES, SLURM_NODEID, SLURM_JOB_NODELIST is not set"),
     ],
 )
@@ -222,3 +223,8 @@ def test_hosts_with_different_recipes_are_refused(run, machines):
     assert "this host trains run k2, process 0 run k1" in said[1], said[1]
     assert "state: another process of this run is gone" in said[0], said[0]
     assert not machines[0].processes() and not machines[1].processes()
+
+
+def test_machine_0_goes_by_its_own_name():
+    hosts = hosts_of(HostSettings(count=2))
+    assert hosts.address == socket.gethostname() and hosts.rank == 0
