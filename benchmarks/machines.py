@@ -1,0 +1,113 @@
+"""Machines that are network namespaces on one bridge, and a PostgreSQL server for them: a small cluster on one host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+BRIDGE, NETWORK = "lf-bridge", "10.79.0"
+HEAD = f"{NETWORK}.1"  # this host's own address, as the machines reach it
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A network namespace with an address of its own; file system and processor are this host's."""
+
+    name: str
+
+    def start(self, command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+        """Start a process there."""
+        with log.open("ab") as stream:
+            return subprocess.Popen(
+                ["ip", "netns", "exec", self.name, *command], env=dict(environment), stdout=stream, stderr=stream
+            )
+
+    def die(self) -> None:
+        """Kill all that runs there at once, as a power cut would."""
+        while living := ip("netns", "pids", self.name).split():
+            for pid in living:
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.05)
+
+
+def ip(*arguments: str) -> str:
+    """Run an `ip` command; raise `OSError` with what it said if it fails."""
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+@contextmanager
+def machines(count: int) -> Iterator[list[Machine]]:
+    """Make so many machines that reach this host at `HEAD`, and take them away again. Needs root."""
+    made = [Machine(f"lf-machine-{number}") for number in range(count)]
+    ip("link", "add", BRIDGE, "type", "bridge")
+    try:
+        ip("addr", "add", f"{HEAD}/24", "dev", BRIDGE)
+        ip("link", "set", BRIDGE, "up")
+        for number, machine in enumerate(made):
+            ip("netns", "add", machine.name)
+            ip("link", "add", f"lf-cable-{number}", "type", "veth", "peer", "name", "lf0", "netns", machine.name)
+            ip("link", "set", f"lf-cable-{number}", "master", BRIDGE, "up")
+            ip("-n", machine.name, "addr", "add", f"{NETWORK}.{number + 10}/24", "dev", "lf0")
+            for device in ("lo", "lf0"):
+                ip("-n", machine.name, "link", "set", device, "up")
+        yield made
+    finally:
+        for machine in made:
+            with suppress(OSError):
+                machine.die()
+                ip("netns", "del", machine.name)
+        with suppress(OSError):
+            ip("link", "del", BRIDGE)
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """Start a PostgreSQL server on a free port of this host and yield its URL; all of it is gone afterwards."""
+    port = free_port()
+    folder = Path(tempfile.mkdtemp(prefix="lf-postgres-"))
+    as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # it refuses to run as root
+    if as_user:
+        shutil.chown(folder, "postgres")
+    settings = f"-c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -p {port}"
+    try:
+        _run(*as_user, _tool("initdb"), "-D", f"{folder}/data", "-U", "prefect", "--auth=trust", "-E", "UTF8")
+        _run(*as_user, _tool("pg_ctl"), "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", settings, "start")
+        try:
+            yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres"
+        finally:
+            _run(*as_user, _tool("pg_ctl"), "-D", f"{folder}/data", "-w", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tool(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise OSError(f"{name} is not on the PATH; it comes with PostgreSQL's server.")
+    return found
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    if done.returncode:
+        raise OSError(f"{' '.join(command)}: {done.stderr or done.stdout}")
+
+
+def free_port() -> int:
+    """Return a port of this host that nothing uses."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
