@@ -14,6 +14,7 @@ worked on one shard at once.
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="that the source sleeps for each shard")
     parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that machines and servers are taken away
     shards, rounds = (8, 1) if arguments.quick else (arguments.shards, arguments.rounds)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         made = stack.enter_context(machines(2))
