@@ -45,7 +45,12 @@ def holding(place: Place) -> Iterator[Record | None]:
 
     Raises `AlreadyUp` if another one holds it. The lock dies with its process, so a record without it is a dead one's.
     """
-    place.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        place.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise BadInput(
+            f"{place.home}: {error.strerror}. Give another --folder, or PREFECT_HOME for the state."
+        ) from error
     with only_one(place.home / "up.lock", _refuse):
         left = read_record(place.home)
         own = Record(socket.gethostname(), os.getpid(), place.url, place.api, str(place.folder))
@@ -84,8 +89,8 @@ def _taken(place: Place, holder: psutil.Process | None) -> str:
     who = f"process {holder.pid} (`{' '.join(holder.cmdline())[:80]}`)"
     if _up_of(holder):
         return (
-            f"port {place.port} is taken by the `logitfuse up` of {holder.cwd()} ({who}); runs of its server start "
-            f"there. {another}"
+            f"port {place.port} is taken by the `logitfuse up` of {holder.cwd()}; runs of its server start there, not "
+            f"in {place.folder}. {another}"
         )
     if "prefect" in who:
         return (

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 SHOWN = ("Running", "Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Late", "Cached", "Paused")
-NEWEST = 100
+NEWEST = 30
 SECONDS_UNTIL_REPEATED = 300.0
-_SERIOUS = re.compile(r"\| (ERROR|CRITICAL) |^(ERROR|CRITICAL):")
+_BEGINS = re.compile(r"\d\d:\d\d:\d\d\.\d+ \| |[A-Z]+: ")  # lines of Prefect's and of uvicorn's log, not of tracebacks
+_SERIOUS = re.compile(r"\| (ERROR|CRITICAL) |(ERROR|CRITICAL): ")
+_LOCKED = "SQLite was locked for a moment, as happens under load; PostgreSQL is not: see --database-url"
 
 
 class RunWatch:
@@ -39,12 +42,21 @@ class RunWatch:
 
     def _newest(self) -> list[FlowRun]:
         from prefect.client.orchestration import get_client
-        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentTaskRunId
+        from prefect.client.schemas.filters import (
+            FlowRunFilter,
+            FlowRunFilterExpectedStartTime,
+            FlowRunFilterParentTaskRunId,
+        )
         from prefect.client.schemas.sorting import FlowRunSort
 
-        parts = FlowRunFilter(parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True))
+        wanted = FlowRunFilter(
+            parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
+            expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),  # not a schedule's to come
+        )
         with get_client(sync_client=True) as client:
-            return client.read_flow_runs(flow_run_filter=parts, limit=NEWEST, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+            return client.read_flow_runs(
+                flow_run_filter=wanted, limit=NEWEST, sort=FlowRunSort.EXPECTED_START_TIME_DESC
+            )
 
 
 def _shown(run: FlowRun) -> bool:
@@ -66,7 +78,7 @@ class Serious:
 
     def among(self, lines: Iterable[str]) -> list[str]:
         """Return errors, shortened; not their tracebacks, which are in the log."""
-        return [line[:300] for line in lines if _SERIOUS.search(line) and self._is_new(line)]
+        return [line for line in map(_shortened, _entries(lines)) if line and self._is_new(line)]
 
     def _is_new(self, line: str) -> bool:
         text, now = re.sub(r"[\d:.]+|[0-9a-f-]{36}", "#", line), time.monotonic()
@@ -74,3 +86,20 @@ class Serious:
         if new:
             self._said[text] = now
         return new
+
+
+def _entries(lines: Iterable[str]) -> list[str]:
+    """Join each line of a log with the traceback that follows it."""
+    found: list[str] = []
+    for line in lines:
+        if found and not _BEGINS.match(line):
+            found[-1] += "\n" + line
+        else:
+            found.append(line)
+    return found
+
+
+def _shortened(entry: str) -> str:
+    if not _SERIOUS.search(entry.partition("\n")[0]):
+        return ""
+    return _LOCKED if "database is locked" in entry else entry.partition("\n")[0][:300]
