@@ -14,11 +14,13 @@ from rich.text import Text
 from logitfuse.flows.alignment_report import alignment
 from logitfuse.flows.audit import audit
 from logitfuse.flows.convert import convert
+from logitfuse.flows.deploy import deploy
 from logitfuse.flows.evaluate import evaluate
 from logitfuse.flows.push import push
 from logitfuse.flows.show import bars, console, errors, results_table, status_table
 from logitfuse.flows.study import results as results_page
 from logitfuse.flows.study import study
+from logitfuse.flows.up.command import up
 from logitfuse.flows.verify import verify
 from logitfuse.flows.worker_config import worker_config
 from logitfuse.storage.errors import BadInput, LogitfuseError
@@ -149,6 +151,8 @@ app.command()(audit)
 app.command()(push)
 app.command()(evaluate)
 app.command()(worker_config)
+app.command()(up)
+app.command()(deploy)
 app.command()(study)
 app.command("results")(results_page)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from logitfuse.flows.stage_progress import StageProgress
+from logitfuse.flows.up.child import end_with_up
 from logitfuse.tasks.checks import check_run, claim_folder
 from logitfuse.tasks.engine import Outcome
 from logitfuse.tasks.recipe import Recipe
@@ -92,6 +93,7 @@ def opened(recipe: Recipe) -> Iterator[Session]:
     if session is not None and session.run.recipe == recipe:
         yield session
         return
+    end_with_up()
     run = Run(recipe)
     check_run(run)
     claim_folder(recipe)

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PARENT = "LOGITFUSE_PARENT"
@@ -29,11 +30,20 @@ def die_with_parent() -> None:
     if not expected:
         return
     launcher = os.getppid()
-    threading.Thread(target=_watch, args=(expected, launcher), daemon=True).start()
+    _die_unless(lambda: _alive(expected) and os.getppid() == launcher)
 
 
-def _watch(expected: str, launcher: int) -> None:
-    while _alive(expected) and os.getppid() == launcher:
+def die_with(expected: str) -> None:
+    """Kill this process as soon as the one of this `identity` is gone, however many stand between."""
+    _die_unless(lambda: _alive(expected))
+
+
+def _die_unless(holds: Callable[[], bool]) -> None:
+    threading.Thread(target=_watch, args=(holds,), daemon=True).start()
+
+
+def _watch(holds: Callable[[], bool]) -> None:
+    while holds():
         time.sleep(SECONDS_BETWEEN_LOOKS)
     os.kill(os.getpid(), signal.SIGKILL)
 

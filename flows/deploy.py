@@ -1,0 +1,98 @@
+"""`logitfuse deploy`: put the work pool, the deployments and the heartbeat automation on a Prefect server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from contextlib import suppress
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from logitfuse.flows.show import console
+from logitfuse.flows.up.child import CHILD
+from logitfuse.storage.errors import BadInput, WorkFailed
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+POOL = "logitfuse"  # as prefect.yaml calls it
+LINES_OF_A_FAILURE = 15
+
+
+def deploy(
+    folder: Annotated[
+        Path, typer.Option(help="Runs start in this folder, so that a relative execution.folder such as runs is in it.")
+    ] = Path(),
+    patience: Annotated[float, typer.Option(help="Seconds to wait for the server.", hidden=True)] = 0,
+) -> None:
+    """Create or update everything that a Prefect server needs: work pool, queues, deployments, heartbeat automation.
+
+    The server is the one of $PREFECT_API_URL. `logitfuse up` does this by itself; this is for a server of your own:
+    once, and again after an update of logitfuse. Schedules that were switched on or off stay so.
+
+    Example: PREFECT_API_URL=http://prefect.example.org:4200/api logitfuse deploy --folder /shared/project
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        raise BadInput(
+            "PREFECT_API_URL is not set. For a server of your own: export PREFECT_API_URL=http://HOST:4200/api. "
+            "To start one here, which deploys by itself: logitfuse up"
+        )
+    if not folder.is_dir():
+        raise BadInput(f"--folder {folder}: there is no such folder. Create it, or give the one that shall hold runs/.")
+    put_pool_and_automation(patience)
+    count = put_deployments(folder.resolve())
+    console.print(
+        f"{os.environ['PREFECT_API_URL']} has {count} deployments, whose runs start in {folder.resolve()}. "
+        f"A worker for them: prefect worker start --pool {POOL}",
+        soft_wrap=True, markup=False, highlight=False,
+    )  # fmt: skip
+
+
+def put_pool_and_automation(patience: float = 0) -> None:
+    """Create the work pool if there is none, and the heartbeat automation; wait so many seconds for the server."""
+    import logitfuse.flows.prefect_settings  # noqa: F401
+
+    # isort: split
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    from logitfuse.flows.heartbeats import put_heartbeat_automation
+
+    with get_client(sync_client=True) as client:
+        _wait_for(client, patience)
+        template = ProcessWorker.get_default_base_job_template()
+        with suppress(ObjectAlreadyExists):  # whatever its operators changed of it stays
+            client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+        put_heartbeat_automation(client)
+
+
+def _wait_for(client: SyncPrefectClient, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while (error := client.api_healthcheck()) is not None:
+        if time.monotonic() > deadline:
+            raise BadInput(
+                f"no Prefect server answers at {client.api_url}: {error}. Start it, or correct PREFECT_API_URL."
+            )
+        time.sleep(0.3)
+
+
+def put_deployments(folder: Path) -> int:
+    """Create or update the deployments of the shipped prefect.yaml, for runs in `folder`; return how many."""
+    from yaml import safe_load
+
+    with as_file(files("logitfuse.flows") / "prefect.yaml") as shipped:
+        command = [*CHILD, "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(shipped)]
+        environment = os.environ | {"PWD": str(folder), "PREFECT_CLI_COLORS": "false"}  # prefect.yaml asks for PWD
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        count = len(safe_load(shipped.read_text())["deployments"])
+    if done.returncode:
+        said = "\n".join((done.stdout + done.stderr).splitlines()[-LINES_OF_A_FAILURE:])
+        what = f"`{' '.join(command[len(CHILD) :])}` ended with exit code {done.returncode}"
+        raise WorkFailed(f"{what}. The end of what it said:\n{said}")
+    return count
