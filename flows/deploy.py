@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
-import subprocess
+import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from logitfuse.flows.show import console
-from logitfuse.flows.up.child import CHILD
 from logitfuse.storage.errors import BadInput, WorkFailed
 
 if TYPE_CHECKING:
@@ -43,10 +44,14 @@ def deploy(
         )
     if not folder.is_dir():
         raise BadInput(f"--folder {folder}: there is no such folder. Create it, or give the one that shall hold runs/.")
+    whole = folder.resolve()
+    os.environ |= {"PWD": str(whole), "PREFECT_CLI_COLORS": "false"}  # prefect.yaml asks for PWD
+    import logitfuse.flows.pipeline  # noqa: F401  # takes seconds, in which a server may be starting
+
     put_pool_and_automation(patience)
-    count = put_deployments(folder.resolve())
+    count = put_deployments()
     console.print(
-        f"{os.environ['PREFECT_API_URL']} has {count} deployments, whose runs start in {folder.resolve()}. "
+        f"{os.environ['PREFECT_API_URL']} has {count} deployments, whose runs start in {whole}. "
         f"A worker for them: prefect worker start --pool {POOL}",
         soft_wrap=True, markup=False, highlight=False,
     )  # fmt: skip
@@ -82,17 +87,31 @@ def _wait_for(client: SyncPrefectClient, patience: float) -> None:
         time.sleep(0.3)
 
 
-def put_deployments(folder: Path) -> int:
-    """Create or update the deployments of the shipped prefect.yaml, for runs in `folder`; return how many."""
+def put_deployments() -> int:
+    """Create or update the deployments of the shipped prefect.yaml, for runs in $PWD; return how many.
+
+    That is `prefect deploy --all`, in this process, which has loaded the flows already. Raises `WorkFailed`.
+    """
+    from prefect.cli import app
     from yaml import safe_load
 
+    said = io.StringIO()
     with as_file(files("logitfuse.flows") / "prefect.yaml") as shipped:
-        command = [*CHILD, "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(shipped)]
-        environment = os.environ | {"PWD": str(folder), "PREFECT_CLI_COLORS": "false"}  # prefect.yaml asks for PWD
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-        count = len(safe_load(shipped.read_text())["deployments"])
-    if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).splitlines()[-LINES_OF_A_FAILURE:])
-        what = f"`{' '.join(command[len(CHILD) :])}` ended with exit code {done.returncode}"
-        raise WorkFailed(f"{what}. The end of what it said:\n{said}")
-    return count
+        command = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(shipped)]
+        with redirect_stdout(said), _arguments(command):
+            try:
+                app()
+            except SystemExit as ended:
+                if ended.code:
+                    end = "\n".join(said.getvalue().splitlines()[-LINES_OF_A_FAILURE:])
+                    raise WorkFailed(f"`{' '.join(command)}` failed. The end of what it said:\n{end}") from None
+        return len(safe_load(shipped.read_text())["deployments"])
+
+
+@contextmanager
+def _arguments(command: list[str]) -> Iterator[None]:
+    before, sys.argv = sys.argv, command
+    try:
+        yield
+    finally:
+        sys.argv = before

@@ -59,4 +59,4 @@ def put_heartbeat_automation(client: SyncPrefectClient) -> None:
 
 def _meaning(automation: AutomationCore) -> dict[str, object]:
     fields = {"name", "description", "enabled", "trigger", "actions"}
-    return automation.model_dump(mode="json", include=fields, exclude={"trigger": {"id"}})
+    return automation.model_dump(include=fields, exclude={"trigger": {"id"}})  # as sets, whose order means nothing

@@ -84,8 +84,8 @@ def _taken(place: Place, holder: psutil.Process | None) -> str:
     who = f"process {holder.pid} (`{' '.join(holder.cmdline())[:80]}`)"
     if _up_of(holder):
         return (
-            f"port {place.port} is taken by the `logitfuse up` of {holder.cwd()} ({who}); runs of its server start "
-            f"there. {another}"
+            f"port {place.port} is taken by the `logitfuse up` of {holder.cwd()}; runs of its server start there, not "
+            f"in {place.folder}. {another}"
         )
     if "prefect" in who:
         return (

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 SHOWN = ("Running", "Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Late", "Cached", "Paused")
 NEWEST = 100
 SECONDS_UNTIL_REPEATED = 300.0
-_SERIOUS = re.compile(r"\| (ERROR|CRITICAL) |^(ERROR|CRITICAL):")
+_BEGINS = re.compile(r"\d\d:\d\d:\d\d\.\d+ \| |[A-Z]+: ")  # lines of Prefect's and of uvicorn's log, not of tracebacks
+_SERIOUS = re.compile(r"\| (ERROR|CRITICAL) |(ERROR|CRITICAL): ")
+_LOCKED = "SQLite was locked for a moment, as happens under load; PostgreSQL is not: see --database-url"
 
 
 class RunWatch:
@@ -66,7 +68,7 @@ class Serious:
 
     def among(self, lines: Iterable[str]) -> list[str]:
         """Return errors, shortened; not their tracebacks, which are in the log."""
-        return [line[:300] for line in lines if _SERIOUS.search(line) and self._is_new(line)]
+        return [line for line in map(_shortened, _entries(lines)) if line and self._is_new(line)]
 
     def _is_new(self, line: str) -> bool:
         text, now = re.sub(r"[\d:.]+|[0-9a-f-]{36}", "#", line), time.monotonic()
@@ -74,3 +76,20 @@ class Serious:
         if new:
             self._said[text] = now
         return new
+
+
+def _entries(lines: Iterable[str]) -> list[str]:
+    """Join each line of a log with the traceback that follows it."""
+    found: list[str] = []
+    for line in lines:
+        if found and not _BEGINS.match(line):
+            found[-1] += "\n" + line
+        else:
+            found.append(line)
+    return found
+
+
+def _shortened(entry: str) -> str:
+    if not _SERIOUS.search(entry.partition("\n")[0]):
+        return ""
+    return _LOCKED if "database is locked" in entry else entry.partition("\n")[0][:300]
