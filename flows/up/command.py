@@ -11,7 +11,6 @@ from logitfuse.flows.up.database import EXAMPLE, OPTION, VARIABLE
 
 
 def up(
-    context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen at; all but loopback need a password.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 4200,
     database_url: Annotated[
@@ -36,13 +35,11 @@ def up(
     Examples: logitfuse up · logitfuse up --port 4300 --limit 2 ·
     logitfuse up --database-url postgresql+asyncpg://me:secret@db.example.org/prefect
     """
-    from click.core import ParameterSource
-
     from logitfuse.flows.up.database import Database, hide_from_command_line
     from logitfuse.flows.up.place import chosen_place
     from logitfuse.flows.up.serve import serve
 
-    if database_url and context.get_parameter_source("database_url") is ParameterSource.COMMANDLINE:
+    if database_url:
         hide_from_command_line(database_url)
     place = chosen_place(host, port, folder)
     database = Database(database_url) if database_url else None

@@ -19,7 +19,7 @@ SECONDS_TO_CONNECT = 15
 
 
 def hide_from_command_line(url: str) -> None:
-    """Start this process anew with `url` in its environment, not on its command line, which all users can read."""
+    """Start this process anew with `url` in its environment, if it is on its command line, which all users can read."""
     rest = without_option(sys.orig_argv, OPTION)
     if len(rest) < len(sys.orig_argv):
         sys.stdout.flush()

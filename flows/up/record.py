@@ -45,7 +45,12 @@ def holding(place: Place) -> Iterator[Record | None]:
 
     Raises `AlreadyUp` if another one holds it. The lock dies with its process, so a record without it is a dead one's.
     """
-    place.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        place.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise BadInput(
+            f"{place.home}: {error.strerror}. Give another --folder, or PREFECT_HOME for the state."
+        ) from error
     with only_one(place.home / "up.lock", _refuse):
         left = read_record(place.home)
         own = Record(socket.gethostname(), os.getpid(), place.url, place.api, str(place.folder))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 SHOWN = ("Running", "Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Late", "Cached", "Paused")
-NEWEST = 100
+NEWEST = 30
 SECONDS_UNTIL_REPEATED = 300.0
 _BEGINS = re.compile(r"\d\d:\d\d:\d\d\.\d+ \| |[A-Z]+: ")  # lines of Prefect's and of uvicorn's log, not of tracebacks
 _SERIOUS = re.compile(r"\| (ERROR|CRITICAL) |(ERROR|CRITICAL): ")
@@ -41,12 +42,21 @@ class RunWatch:
 
     def _newest(self) -> list[FlowRun]:
         from prefect.client.orchestration import get_client
-        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentTaskRunId
+        from prefect.client.schemas.filters import (
+            FlowRunFilter,
+            FlowRunFilterExpectedStartTime,
+            FlowRunFilterParentTaskRunId,
+        )
         from prefect.client.schemas.sorting import FlowRunSort
 
-        parts = FlowRunFilter(parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True))
+        wanted = FlowRunFilter(
+            parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
+            expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),  # not a schedule's to come
+        )
         with get_client(sync_client=True) as client:
-            return client.read_flow_runs(flow_run_filter=parts, limit=NEWEST, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+            return client.read_flow_runs(
+                flow_run_filter=wanted, limit=NEWEST, sort=FlowRunSort.EXPECTED_START_TIME_DESC
+            )
 
 
 def _shown(run: FlowRun) -> bool:

@@ -24,7 +24,7 @@ from logitfuse.tasks.training.parent import identity
 SECONDS_TO_START = 180.0  # of the server; 5 s on an idle machine, more for a database's migrations
 SECONDS_TO_DEPLOY = 300.0
 SECONDS_FOR_RUNS, SECONDS_TO_STOP = 20.0, 15.0
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_NEWS = 0.5, 3.0
 
 
 def serve(place: Place, database: Database | None, *, worker: bool, limit: int | None) -> int:
@@ -131,7 +131,7 @@ class Up:
                 service.restart_if_dead(words.event)
             for line in watch.news():
                 words.event(line)
-            self._signals.pause(2.0)
+            self._signals.pause(SECONDS_BETWEEN_NEWS)
 
     def _stop(self) -> None:
         pause = self._signals.pause_while_stopping

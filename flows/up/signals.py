@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
+import time
 from types import FrameType
 
 
@@ -13,6 +13,7 @@ class StopAsked(Exception):
     """Somebody wants all of it to end; the message says how that was asked."""
 
 
+SLICE = 0.1  # seconds; a handler must not touch what the code that it interrupts may hold, such as an Event's lock
 HOW = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "the terminal was closed"}
 
 
@@ -21,19 +22,22 @@ class Signals:
 
     def __init__(self) -> None:
         self._asked: list[int] = []
-        self._came = threading.Event()
         for number in HOW:
-            signal.signal(number, self._take)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup, which outlives its terminal
+                signal.signal(number, self._take)
 
     def pause(self, seconds: float) -> None:
         """Wait; raise `StopAsked` as soon as the first signal is there."""
-        if self._came.wait(seconds):
+        deadline = time.monotonic() + seconds
+        while not self._asked and time.monotonic() < deadline:
+            time.sleep(SLICE)
+        if self._asked:
             raise StopAsked(HOW[signal.Signals(self._asked[0])])
 
     def pause_while_stopping(self, seconds: float) -> None:
         """Wait; a second signal ends the wait."""
         if not self.in_a_hurry:
-            threading.Event().wait(seconds)
+            time.sleep(seconds)
 
     @property
     def in_a_hurry(self) -> bool:
@@ -48,4 +52,3 @@ class Signals:
         elif self._asked[:1] == [signal.SIGHUP]:
             return  # a shell that loses its terminal sends both
         self._asked.append(number)
-        self._came.set()
