@@ -21,9 +21,9 @@ _LOCKED = "SQLite was locked for a moment, as happens under load; PostgreSQL is 
 
 def page_of(deployment: str, pages: str) -> str:
     """Return the page of a deployment, `flow/name`; the list of all of them where it cannot be found."""
-    from prefect.client.orchestration import get_client
-
     try:
+        from prefect.client.orchestration import get_client
+
         with get_client(sync_client=True) as client:
             return f"{pages}/deployments/deployment/{client.read_deployment_by_name(deployment).id}"
     except Exception:  # nothing that could stop an `up` that is up

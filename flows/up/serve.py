@@ -13,7 +13,7 @@ import httpx
 from logitfuse.flows.up import words
 from logitfuse.flows.up.child import UP
 from logitfuse.flows.up.database import Database
-from logitfuse.flows.up.place import Place
+from logitfuse.flows.up.place import OF_OTHER_SERVERS, Place
 from logitfuse.flows.up.record import AlreadyUp, Record, check_port, holding, read_record
 from logitfuse.flows.up.runs import RunWatch, Serious, page_of
 from logitfuse.flows.up.service import Service, kill_members
@@ -63,6 +63,13 @@ def is_healthy(api: str) -> bool:
     return False
 
 
+def become(environment: dict[str, str]) -> None:
+    """Take this environment for this process's own client, which reads it when Prefect is imported."""
+    for name in OF_OTHER_SERVERS:
+        os.environ.pop(name, None)
+    os.environ.update(environment)
+
+
 class Up:
     """The processes of one `logitfuse up`."""
 
@@ -89,7 +96,7 @@ class Up:
         words.starting(self._place, self._database, left)
         try:
             self._start()
-            os.environ.update(self._environment)  # for the client, which reads it when Prefect is imported
+            become(self._environment)
             words.ready(self._place, page_of("pipeline/pipeline", self._place.url), worker=self._worker is not None)
             self._stay()
         except StopAsked as asked:
