@@ -19,6 +19,17 @@ _SERIOUS = re.compile(r"\| (ERROR|CRITICAL) |(ERROR|CRITICAL): ")
 _LOCKED = "SQLite was locked for a moment, as happens under load; PostgreSQL is not: see --database-url"
 
 
+def page_of(deployment: str, pages: str) -> str:
+    """Return the page of a deployment, `flow/name`; the list of all of them where it cannot be found."""
+    try:
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            return f"{pages}/deployments/deployment/{client.read_deployment_by_name(deployment).id}"
+    except Exception:  # nothing that could stop an `up` that is up
+        return f"{pages}/deployments"
+
+
 class RunWatch:
     """Looks at the newest runs of the API in $PREFECT_API_URL and says which states are new."""
 

@@ -13,9 +13,9 @@ import httpx
 from logitfuse.flows.up import words
 from logitfuse.flows.up.child import UP
 from logitfuse.flows.up.database import Database
-from logitfuse.flows.up.place import Place
+from logitfuse.flows.up.place import OF_OTHER_SERVERS, Place
 from logitfuse.flows.up.record import AlreadyUp, Record, check_port, holding, read_record
-from logitfuse.flows.up.runs import RunWatch, Serious
+from logitfuse.flows.up.runs import RunWatch, Serious, page_of
 from logitfuse.flows.up.service import Service, kill_members
 from logitfuse.flows.up.signals import Signals, StopAsked
 from logitfuse.storage.errors import WorkFailed
@@ -63,6 +63,13 @@ def is_healthy(api: str) -> bool:
     return False
 
 
+def become(environment: dict[str, str]) -> None:
+    """Take this environment for this process's own client, which reads it when Prefect is imported."""
+    for name in OF_OTHER_SERVERS:
+        os.environ.pop(name, None)
+    os.environ.update(environment)
+
+
 class Up:
     """The processes of one `logitfuse up`."""
 
@@ -89,7 +96,8 @@ class Up:
         words.starting(self._place, self._database, left)
         try:
             self._start()
-            words.ready(self._place, self._worker is not None)
+            become(self._environment)
+            words.ready(self._place, page_of("pipeline/pipeline", self._place.url), worker=self._worker is not None)
             self._stay()
         except StopAsked as asked:
             words.stopping(str(asked), len(self._worker.children()) if self._worker else 0)
@@ -121,7 +129,6 @@ class Up:
         words.done(what, time.monotonic() - began)
 
     def _stay(self) -> None:
-        os.environ.update(self._environment)  # for the client, which reads it when Prefect is imported
         watch, serious = RunWatch(self._place.url), Serious()
         services = [self._server, *([self._worker] if self._worker else [])]
         while True:

@@ -38,11 +38,11 @@ def done(what: str, seconds: float) -> None:
     say(Text.assemble("  ", ("✓ ", "green"), f"{what} ", (f"{seconds:.0f} s", "dim")))
 
 
-def ready(place: Place, worker: bool) -> None:
-    """Say what to do now."""
+def ready(place: Place, page: str, *, worker: bool) -> None:
+    """Say what to do now; `page` is where the pipeline is started in a browser."""
     say()
     say(Text.assemble("Prefect is up: ", (place.url, "bold")))
-    say(f"  Run something:     {place.url}/deployments → pipeline → Run")
+    say(f"  In a browser: {page} → Run → Custom run")
     say("  In another terminal:")
     say(f"      export PREFECT_API_URL={place.api}")
     if SERVER_AUTH in os.environ:

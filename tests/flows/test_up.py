@@ -117,7 +117,7 @@ def test_from_an_empty_folder_to_a_finished_run_and_back(up: Up, tiny_recipe: Ca
     parameters = json.dumps({"recipe": tiny_recipe(execution=here).model_dump(mode="json")})
     run = up.command(sys.executable, "-m", "prefect", "deployment", "run", "prepare/prepare", "--params", parameters)
     assert run.returncode == 0, run.stderr
-    wait_until(lambda: "prepare-tiny completed: prepare: 1 done" in up.said, lambda: up.said)
+    wait_until(lambda: "prepare-tiny completed: prepare: 3 done" in up.said, lambda: up.said)
     assert list((up.folder / "runs" / "tiny" / "prepare").glob("part-*.parquet"))
 
     assert up.processes()
