@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,9 +27,14 @@ class ModelHome:
     """A model on this machine: its folder, and a fingerprint of its configuration and weights."""
 
     settings: ModelSettings
-    folder: Path
+    place: Path | Callable[[], Path]  # called when its files are needed: those in an object store are fetched then
     fingerprint: str
     adapted: bool = False  # the weights are those of stage adapt
+
+    @property
+    def folder(self) -> Path:
+        """Its Hugging Face folder on this machine."""
+        return self.place if isinstance(self.place, Path) else self.place()
 
     @property
     def label(self) -> str:
