@@ -10,8 +10,10 @@ from pathlib import Path
 
 from logitfuse.storage.checksums import checksum_file
 from logitfuse.storage.errors import ShardCorrupt, StoreFailed
+from logitfuse.storage.newest import NewestFolder
 from logitfuse.storage.records import Record, StoredFile, from_bytes, to_bytes
 from logitfuse.storage.remote import RemoteFolder
+from logitfuse.storage.snapshot import Snapshot
 from logitfuse.storage.store import LocalStore
 
 DIGITS_IN_NAMES = 12  # of the checksum; the record has all of it
@@ -24,6 +26,7 @@ class ObjectStore(LocalStore):
     def __init__(self, url: str, root: Path) -> None:
         super().__init__(root)
         self.remote = RemoteFolder(url)
+        self._snapshot = Snapshot(self.remote)
         self._sound: dict[Path, tuple[tuple[int, int, int], str]] = {}  # copies that were checksummed as they are now
         self._replaced: dict[str, Record] = {}  # records that were removed, whose objects go once others stand
 
@@ -37,11 +40,12 @@ class ObjectStore(LocalStore):
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError, ShardCorrupt):
             self._replaced[name] = from_bytes(self.read(name), name)
+        self._snapshot.forget(name)
         self.remote.delete(name)
         super().remove(name)
 
     def read(self, name: str) -> bytes:
-        return self.remote.get(name)
+        return self._snapshot.record(name) or self.remote.get(name)
 
     def publish(self, record: Record) -> Record:
         super().publish(record)  # from now on it is not lost, whatever becomes of the network
@@ -71,6 +75,7 @@ class ObjectStore(LocalStore):
                 super().remove(record.path)
                 self._remove_objects(record, used_by=other)
                 return other
+            self._snapshot.forget(record.path)
             self.remote.delete(record.path)  # it is damaged, or its files are gone: what nobody can use
         raise StoreFailed(
             f"{self.place}: {record.path} was created {TRIES} times and is not there. Run the same command again."
@@ -78,10 +83,10 @@ class ObjectStore(LocalStore):
 
     def _standing(self, path: str) -> Record | None:
         try:
-            record = from_bytes(self.read(path), path)
+            record = from_bytes(self.remote.get(path), path)
         except (FileNotFoundError, ShardCorrupt):
             return None
-        return record if all(self.size(record, file) == file.bytes for file in record.files) else None
+        return record if all(self.remote.size(object_name(record, f)) == f.bytes for f in record.files) else None
 
     def _remove_objects(self, record: Record, used_by: Record) -> None:
         """Remove what no record names any more; where the bytes are the same, they are the other's too."""
@@ -98,7 +103,9 @@ class ObjectStore(LocalStore):
             self.remote.delete(object_name(record, file))
 
     def size(self, record: Record, file: StoredFile) -> int | None:
-        return self.remote.size(object_name(record, file))
+        name = object_name(record, file)
+        seen = self._snapshot.size(record.place, name)
+        return self.remote.size(name) if seen is None else seen
 
     def checksum(self, record: Record, file: StoredFile) -> str:
         """Checksum the object itself, which becomes the copy."""
@@ -137,6 +144,16 @@ class ObjectStore(LocalStore):
     def show(self, name: str, file: Path) -> None:
         super().show(name, file)
         self.remote.put(name, self.local(name).read_bytes())
+
+    def shown(self, name: str) -> Path:
+        path = self.local(name)
+        if not path.exists():
+            with suppress(FileNotFoundError):
+                self.remote.download(name, path)
+        return path
+
+    def newest(self, name: str) -> NewestFolder | None:
+        return NewestFolder(self.remote, name)
 
     def _fetch(self, record: Record, file: StoredFile) -> Path:
         path = self.local(f"{record.place}/{file.name}")

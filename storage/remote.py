@@ -47,6 +47,15 @@ class RemoteFolder:
         with explained(self.url, f"reading {name}", absent=True):
             return bytes(self._system.cat_file(self._path(name)))
 
+    def get_many(self, names: list[str]) -> dict[str, bytes]:
+        """Return the bytes of those objects that could be read, many at once."""
+        if not names:
+            return {}
+        paths = {self._path(name): name for name in names}
+        with explained(self.url, "reading records"):
+            found = self._system.cat(list(paths), on_error="omit")
+        return {paths[path]: bytes(data) for path, data in found.items() if path in paths}
+
     def info(self, name: str) -> dict[str, Any] | None:
         """Return what fsspec knows about an object, None where there is none."""
         try:

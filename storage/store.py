@@ -4,17 +4,22 @@ The contract: a result's files come first, whole; its record comes last and is c
 record may read the files. Nothing is ever half-written under its final name, and no shared file is rewritten.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from logitfuse.storage.atomic import remove_scratch, replacing, replacing_folder, write_exclusively
 from logitfuse.storage.checksums import checksum_file
 from logitfuse.storage.errors import ShardCorrupt
 from logitfuse.storage.records import Record, StoredFile, to_bytes
+
+if TYPE_CHECKING:
+    from logitfuse.storage.newest import NewestFolder
 
 
 class Store(Protocol):
@@ -82,6 +87,12 @@ class Store(Protocol):
 
     def show(self, name: str, file: Path) -> None:
         """Put a copy of a file where people look for it, unless it is there."""
+
+    def shown(self, name: str) -> Path:
+        """Return the local path of what `show` put there; there may be nothing."""
+
+    def newest(self, name: str) -> NewestFolder | None:
+        """Return where the newest folder of a series is kept for other machines; None: all see this one's."""
 
 
 class LocalStore:
@@ -165,9 +176,17 @@ class LocalStore:
 
     def show(self, name: str, file: Path) -> None:
         shown = self._path(name)
+        if shown == file:
+            return
         if not shown.is_file() or shown.read_bytes() != file.read_bytes():
             with replacing(shown) as scratch:
                 shutil.copyfile(file, scratch)
+
+    def shown(self, name: str) -> Path:
+        return self._path(name)
+
+    def newest(self, name: str) -> NewestFolder | None:
+        return None
 
     def names(self, folder: str, suffix: str) -> list[str]:
         path = self._path(folder)

@@ -43,7 +43,7 @@ def work(run: Run, unit: Unit) -> Work:
     encoded = tuple(run.record(Unit("encode", given.tokenizer_label, shard)) for shard in run.shard_numbers)
 
     def compute(path: Path, progress: Progress) -> Counts:
-        return trained(run, adapt_config(run, described, given, encoded, path), progress)
+        return trained(run, described, adapt_config(run, described, given, encoded, path), progress)
 
     described = Work(
         stage="adapt",

@@ -15,9 +15,11 @@ from s3_server import KEY, SECRET, Server
 from logitfuse.storage import remote
 from logitfuse.storage.checksums import checksum_file
 from logitfuse.storage.errors import BadInput, ShardCorrupt, StoreFailed
+from logitfuse.storage.newest import NewestFolder
 from logitfuse.storage.object_store import ObjectStore
 from logitfuse.storage.places import open_store, run_folder
 from logitfuse.storage.records import Record
+from logitfuse.storage.remote import RemoteFolder
 from logitfuse.storage.shards import verified_path
 from logitfuse.storage.urls import check_url, is_url
 from logitfuse.tasks.engine import Outcome, Work, find, perform
@@ -157,6 +159,7 @@ def test_an_upload_that_shows_late_is_waited_for(s3: Server, tmp_path: Path) -> 
 MAKE = """
 import sys
 from pathlib import Path
+from logitfuse.storage.newest import NewestFolder
 from logitfuse.storage.object_store import ObjectStore
 from logitfuse.tasks.engine import Work, perform
 def compute(path, progress):
@@ -252,6 +255,46 @@ def test_small_objects_are_created_once(s3: Server, tmp_path: Path) -> None:
     for name in ("../x", "a/../../x", "/etc/x", "a\0b"):
         with pytest.raises(ValueError, match="would leave"):
             machine.read(name)
+
+
+def test_looking_at_many_results_asks_for_them_together(s3: Server, tmp_path: Path) -> None:
+    works = [Work("encode", "encode/x", f"part-{n:05d}", work().compute, shard=n) for n in range(5)]
+    for one in works:
+        perform(store(tmp_path / "a"), one)
+    machine = store(tmp_path / "b")
+    s3.seen.clear()
+    assert all(find(machine, one) for one in works)
+    assert not [path for method, path in s3.seen if path.endswith(".parquet")], "listings tell sizes"
+    asked = len(s3.seen)
+    assert all(find(machine, one) for one in works) and len(s3.seen) == asked
+    other = store(tmp_path / "c")
+    perform(other, works[0], redo=True)
+    assert find(other, works[0]) and find(store(tmp_path / "d"), works[0])
+
+
+def test_the_newest_folder_is_there_whole_or_not_at_all(s3: Server, tmp_path: Path) -> None:
+    series = NewestFolder(RemoteFolder(URL), "train/fused/checkpoints.k")
+    assert series.newest() is None and series.fetch(tmp_path / "other") is None
+    for step in (1, 2):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for name in ("model", "state"):
+            (folder / name).write_text(f"{name} {step}")
+    assert series.send(tmp_path / "checkpoint-1")
+    s3.broken = lambda method, path: 500 * (method == "PUT" and path.endswith("state"))
+    with pytest.raises(StoreFailed):
+        series.send(tmp_path / "checkpoint-2")
+    assert not series.send(tmp_path / "checkpoint-2", stopped=lambda: True)
+    s3.as_usual()
+    fetched = series.fetch(tmp_path / "other")
+    assert fetched and fetched.name == "checkpoint-1" and (fetched / "state").read_text() == "state 1"
+    assert series.send(tmp_path / "checkpoint-2")
+    assert len([name for name in s3.objects() if "checkpoint-1" in name]) == 0
+    (name,) = (name for name in s3.objects() if name.endswith("model"))
+    s3.client.put_object(Bucket="bucket", Key=name, Body=b"medol 2")
+    assert series.fetch(tmp_path / "third") is None and not (tmp_path / "third" / "checkpoint-2").exists()
+    series.remove()
+    assert not s3.objects()
 
 
 def test_a_copy_in_a_record_is_what_was_sent(s3: Server, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 import json
 import random
+import time
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from tiny_models import WORDS, tiny_model
 
 from logitfuse.storage.errors import BadInput, ModelRefused, StoreFailed
 from logitfuse.storage.fetched import fetched
+from logitfuse.tasks import train
 from logitfuse.tasks.checks import check_run
 from logitfuse.tasks.corpus.fingerprint import corpus_fingerprint
 from logitfuse.tasks.corpus.readers import located, read_documents
@@ -23,6 +27,9 @@ from logitfuse.tasks.recipe import parse_recipe
 from logitfuse.tasks.report import report_page
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.stages import ORDER
+from logitfuse.tasks.training import checkpoint_copies
+from logitfuse.tasks.training.config import WorkerConfig
+from logitfuse.tasks.training.trainer import Trainer
 from logitfuse.tasks.unit import Unit
 from logitfuse.tasks.verify.standing import StandingRun
 from logitfuse.tasks.verify.verifier import Verifier
@@ -52,7 +59,7 @@ def content(given: Path | str, runs: str, **more: Any) -> dict[str, Any]:
         "corpus": {"source": f"{given}/corpus.jsonl", "documents_per_shard": 10, "held_out_share": 0.2},
         "check": {"nats_per_byte": None},  # random weights predict nothing
         "capture": {"k": 4, "tokens_per_batch": 512},
-        "train": {"learning_rate": 1e-3, "dtype": "fp32", "sequence_length": 128, "max_steps": 2},
+        "train": {"dtype": "fp32", "sequence_length": 128, "sequences_per_step": 2, "max_steps": 2},
         "execution": {"folder": runs, "min_free_gb": 0, "device": "cpu"},
     } | more
 
@@ -72,15 +79,23 @@ def results(run: Run) -> dict[str, str]:
 def test_a_run_in_an_object_store_has_the_results_of_a_local_one(
     s3: Server, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Folder, corpus and models at URLs, a store whose listings show nothing: the same keys, the same bytes."""
+    """The first machine is lost in training, another goes on, a third looks at it all: same keys, same bytes."""
     local = done_run(content(given, str(tmp_path / "runs")))
-    put(s3, given, "given")
-    run = done_run(content(given, "s3://bucket/runs"))
-    assert results(run) == results(local)
-    s3.blind = True
-    assert results(Run(run.recipe)) == results(local)
-    s3.blind = False
+    monkeypatch.setattr(checkpoint_copies, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(train, "run_training", partial(_lost_after_a_step, s3))
+    with pytest.raises(ConnectionAbortedError):
+        done_run(content(given, "s3://bucket/runs"))
     monkeypatch.setenv("LOGITFUSE_CACHE", str(tmp_path / "another machine"))
+    said: list[str] = []
+    monkeypatch.setattr(train, "run_training", lambda config, **_: Trainer(config, Event(), said.append).train())
+    s3.blind = True
+    run = done_run(content(given, "s3://bucket/runs"))
+    assert results(run) == results(local) and any(line.startswith("resuming after step 1 of 2") for line in said)
+    s3.blind = False
+    assert [name for name in s3.objects("runs/tiny/train") if "metrics" in name]
+    assert not [name for name in s3.objects("runs/tiny/train") if name.endswith("newest.json")]
+    monkeypatch.setenv("LOGITFUSE_CACHE", str(tmp_path / "a third machine"))
+    put(s3, given, "given")
     elsewhere = Run(parse_recipe(content("s3://bucket/given", "s3://bucket/elsewhere"), "test"))
     check_run(elsewhere)
     assert {label: source.home.fingerprint for label, source in elsewhere.given.items()} == {
@@ -94,6 +109,18 @@ def test_a_run_in_an_object_store_has_the_results_of_a_local_one(
     mine = local.store.folder(local.record(Unit("train", "fused")))
     assert (trained / "model.safetensors").read_bytes() == (mine / "model.safetensors").read_bytes()
     assert s3.objects("runs/tiny/report.html") and not any(".probe" in name for name in s3.objects())
+
+
+def _lost_after_a_step(s3: Server, config: WorkerConfig, **_: Any) -> None:
+    """Train until the store has the first checkpoint, and no further."""
+
+    def say(line: str) -> None:
+        if line == "saved step 1":
+            while not any(name.endswith("newest.json") for name in s3.objects("runs/tiny/train")):
+                time.sleep(0.05)
+            raise ConnectionAbortedError
+
+    Trainer(config.model_copy(update={"checkpoint_every_steps": 1}), Event(), say).train()
 
 
 def _status_fetches_nothing_and_verify_everything(s3: Server, run: Run) -> bool:
