@@ -113,7 +113,7 @@ def read_identity(store: LocalStore) -> dict[str, Any]:
     """Return what a run folder says it was made for."""
     try:
         return dict(json.loads(store.read(RUN_FILE)))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         raise BadInput(
             f"run folder {store.place}: it is not empty and has no readable {RUN_FILE}, so it is no run folder. Choose "
             "another name or execution.folder."

@@ -327,6 +327,12 @@ def test_paths_are_no_urls_and_urls_have_copies_of_their_own(tmp_path: Path, mon
     assert open_store("runs", "tiny").place == "runs/tiny"
 
 
+def test_nobody_pays_for_a_store_that_is_not_used() -> None:
+    modules = "logitfuse.storage.places, logitfuse.storage.fetched, logitfuse.storage.object_store"
+    code = f"import sys, {modules}; sys.exit(bool({{'fsspec', 's3fs', 'botocore'}} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_stores_without_a_package_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"not installed.*gcsfs"):
         ObjectStore("gs://bucket/x", tmp_path).read("run.json")
