@@ -91,7 +91,7 @@ def trained_folder(current: Run) -> str:
     """Return the folder of the fused model."""
     from logitfuse.tasks.unit import Unit
 
-    return str(current.store.local(current.record(Unit("train", "fused")).folder))
+    return str(current.store.folder(current.record(Unit("train", "fused"))))
 
 
 @app.command()

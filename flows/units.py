@@ -14,7 +14,7 @@ from logitfuse.flows.execute import note_prepared, summary
 from logitfuse.flows.session import Session, current
 from logitfuse.flows.stage_progress import StageProgress
 from logitfuse.flows.training_plot import training_shown
-from logitfuse.storage.errors import LogitfuseError, WorkFailed
+from logitfuse.storage.errors import LogitfuseError, StoreFailed, WorkFailed
 from logitfuse.tasks.engine import Outcome
 from logitfuse.tasks.execute import do_prepare, do_unit
 from logitfuse.tasks.stages import ORDER
@@ -36,8 +36,11 @@ LASTING = (
 
 
 def may_pass(task: Task[Any, Any], task_run: TaskRun, state: State) -> bool:
-    """Whether a failed task is worth another attempt; training's child process goes on from its last checkpoint."""
-    return isinstance(state.data, WorkFailed) or not isinstance(state.data, LASTING)
+    """Whether a failed task is worth another attempt; training's child process goes on from its last checkpoint.
+
+    A result that an object store did not take is sent, not made again.
+    """
+    return isinstance(state.data, (WorkFailed, StoreFailed)) or not isinstance(state.data, LASTING)
 
 
 def unit_name(parameters: dict[str, Any]) -> str:

@@ -31,3 +31,7 @@ class ModelRefused(LogitfuseError):
 
 class WorkFailed(LogitfuseError):
     """A child process that does a stage's work ended badly."""
+
+
+class StoreFailed(LogitfuseError):
+    """An object store cannot be reached, refuses, or has not taken what was sent; another attempt may succeed."""

@@ -65,6 +65,18 @@ class Record(BaseModel):
         """Name of the record's own file."""
         return record_name(self.name, self.key)
 
+    @property
+    def path(self) -> str:
+        """Path of the record's own file under the run: capture/gemma/part-00003.<key>.json."""
+        return f"{self.place}/{self.file_name}"
+
+    @property
+    def redo(self) -> str:
+        """What to do where its files are damaged."""
+        source = self.place.split("/")[1] if "/" in self.place else None
+        shard = f" --shards {self.shard}" if self.shard is not None else ""
+        return f"Redo it: logitfuse stage {self.stage} RECIPE{f' --source {source}' if source else ''}{shard} --redo"
+
 
 def record_name(name: str, key: str) -> str:
     """Return the file name of a record."""

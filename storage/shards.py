@@ -51,11 +51,13 @@ def verified_path(store: Store, record: Record, index: int = 0) -> Path:
     """Return the local path of a record's file after checking its bytes; raise `ShardCorrupt`."""
     file = record.files[index]
     name = f"{record.place}/{file.name}"
-    if store.size(name) is None:
-        raise ShardCorrupt(f"{name}: the file is missing. {_redo(record)}")
-    path = store.local(name)
-    if path.stat().st_size != file.bytes or checksum_file(path) != file.checksum:
-        raise ShardCorrupt(f"{name}: its bytes are not the ones that were written. {_redo(record)}")
+    try:
+        path = store.file(record, file)
+        sound = path.stat().st_size == file.bytes and checksum_file(path) == file.checksum
+    except (FileNotFoundError, NotADirectoryError):
+        raise ShardCorrupt(f"{name}: the file is missing. {record.redo}") from None
+    if not sound:
+        raise ShardCorrupt(f"{name}: its bytes are not the ones that were written. {record.redo}")
     return path
 
 
@@ -106,12 +108,6 @@ def _check_same_rows(first: str, left: object, second: str, right: object, done:
                 f"{first} and {second} were not made from the same text (column {column!r} differs near document "
                 f"{left.column('doc_id')[0].as_py()!r}). Rerun the older one's stage with --redo."
             )
-
-
-def _redo(record: Record) -> str:
-    source = record.place.split("/")[1] if "/" in record.place else None
-    shard = f" --shards {record.shard}" if record.shard is not None else ""
-    return f"Redo it: logitfuse stage {record.stage} RECIPE{f' --source {source}' if source else ''}{shard} --redo"
 
 
 def _as_array(values: pa.Array | Sequence, kind: pa.DataType) -> pa.Array:

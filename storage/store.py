@@ -4,13 +4,22 @@ The contract: a result's files come first, whole; its record comes last and is c
 record may read the files. Nothing is ever half-written under its final name, and no shared file is rewritten.
 """
 
+from __future__ import annotations
+
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from logitfuse.storage.atomic import remove_scratch, replacing, replacing_folder, write_exclusively
+from logitfuse.storage.checksums import checksum_file
+from logitfuse.storage.errors import ShardCorrupt
+from logitfuse.storage.records import Record, StoredFile, to_bytes
+
+if TYPE_CHECKING:
+    from logitfuse.storage.newest import NewestFolder
 
 
 class Store(Protocol):
@@ -28,20 +37,62 @@ class Store(Protocol):
     def remove(self, name: str) -> None:
         """Remove a small file if it is there."""
 
+    def publish(self, record: Record) -> Record:
+        """Let a result whose files are written be seen, once and for all; return the record that stands.
+
+        That is another one where another machine was first and its files are whole; this one's are then removed.
+        """
+
+    def unsent(self, path: str) -> Record | None:
+        """Return the record of a result that this machine made whole and nobody else can see yet."""
+
+    def send(self, record: Record) -> Record:
+        """Publish what `unsent` returned."""
+
+    def discard(self, record: Record) -> None:
+        """Remove a result: its record first, so that nobody who sees a record misses a file."""
+
     def clear_scratch(self, name: str) -> None:
         """Remove what a killed writer of `name` left; only for who holds the lock on it."""
 
     def read(self, name: str) -> bytes:
         """Return a small file's bytes; raise FileNotFoundError."""
 
-    def size(self, name: str) -> int | None:
-        """Return a file's size in bytes, None if it is not there."""
+    def size(self, record: Record, file: StoredFile) -> int | None:
+        """Return the bytes of a result's published file, None if it is not there."""
+
+    def checksum(self, record: Record, file: StoredFile) -> str:
+        """Checksum a result's published file as it lies there now; raise FileNotFoundError."""
+
+    def file(self, record: Record, file: StoredFile) -> Path:
+        """Return a local path with the bytes of a result's file; raise FileNotFoundError."""
+
+    def folder(self, record: Record) -> Path:
+        """Return a local folder with all files of a result that is a folder."""
 
     def local(self, name: str) -> Path:
-        """Return a local path whose bytes are the published file's."""
+        """Return where this machine keeps what is no result: locks, checkpoints, logs."""
 
     def names(self, folder: str, suffix: str) -> list[str]:
         """Return the sorted names of published files in a folder (not below it) that end with `suffix`."""
+
+    def folders(self) -> list[str]:
+        """Return all folders that may hold records, one or two deep."""
+
+    def is_empty(self) -> bool:
+        """Return whether nothing lies there."""
+
+    def removal(self, name: str) -> str:
+        """Return the command with which a user removes a small file."""
+
+    def show(self, name: str, file: Path) -> None:
+        """Put a copy of a file where people look for it, unless it is there."""
+
+    def shown(self, name: str) -> Path:
+        """Return the local path of what `show` put there; there may be nothing."""
+
+    def newest(self, name: str) -> NewestFolder | None:
+        """Return where the newest folder of a series is kept for other machines; None: all see this one's."""
 
 
 class LocalStore:
@@ -49,6 +100,11 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @property
+    def place(self) -> str:
+        """How messages call it."""
+        return str(self.root)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -72,14 +128,65 @@ class LocalStore:
     def read(self, name: str) -> bytes:
         return self._path(name).read_bytes()
 
-    def size(self, name: str) -> int | None:
+    def publish(self, record: Record) -> Record:
+        if not write_exclusively(self._path(record.path), to_bytes(record)):
+            raise ShardCorrupt(f"{record.path} appeared while its shard was being written. Run the stage again.")
+        return record
+
+    def unsent(self, path: str) -> Record | None:
+        return None  # what is made here is published here
+
+    def send(self, record: Record) -> Record:
+        return record
+
+    def discard(self, record: Record) -> None:
+        self.remove(record.path)
+        for file in record.files:
+            self.remove(f"{record.place}/{file.name}")
+
+    def size(self, record: Record, file: StoredFile) -> int | None:
         try:
-            return self._path(name).stat().st_size
+            return self.file(record, file).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def checksum(self, record: Record, file: StoredFile) -> str:
+        return checksum_file(self.file(record, file))
+
+    def file(self, record: Record, file: StoredFile) -> Path:
+        return self._path(f"{record.place}/{file.name}")
+
+    def folder(self, record: Record) -> Path:
+        return self._path(record.folder)
+
     def local(self, name: str) -> Path:
         return self._path(name)
+
+    def folders(self) -> list[str]:
+        found = []
+        for folder in _visible_folders(self.root):
+            found += [folder.name, *(f"{folder.name}/{inner.name}" for inner in _visible_folders(folder))]
+        return found
+
+    def removal(self, name: str) -> str:
+        return f"rm {self._path(name)}"
+
+    def is_empty(self) -> bool:
+        return not self.root.exists() or not any(self.root.iterdir())
+
+    def show(self, name: str, file: Path) -> None:
+        shown = self._path(name)
+        if shown == file:
+            return
+        if not shown.is_file() or shown.read_bytes() != file.read_bytes():
+            with replacing(shown) as scratch:
+                shutil.copyfile(file, scratch)
+
+    def shown(self, name: str) -> Path:
+        return self._path(name)
+
+    def newest(self, name: str) -> NewestFolder | None:
+        return None
 
     def names(self, folder: str, suffix: str) -> list[str]:
         path = self._path(folder)
@@ -93,3 +200,7 @@ class LocalStore:
         if name.startswith("/") or "\0" in name or ".." in parts:
             raise ValueError(f"{name!r} would leave the run folder {self.root}")
         return self.root / name
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

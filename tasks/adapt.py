@@ -8,6 +8,7 @@ comes out is a model like any other: a Hugging Face folder whose checksum stands
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def work(run: Run, unit: Unit) -> Work:
     encoded = tuple(run.record(Unit("encode", given.tokenizer_label, shard)) for shard in run.shard_numbers)
 
     def compute(path: Path, progress: Progress) -> Counts:
-        return trained(run, adapt_config(run, described, given, encoded, path), progress)
+        return trained(run, described, adapt_config(run, described, given, encoded, path), progress)
 
     described = Work(
         stage="adapt",
@@ -105,5 +106,5 @@ def adapted(run: Run, given: Source) -> Source:
     if given.home.settings.adapt is None:
         return given
     record = run.record(Unit("adapt", given.label))
-    home = ModelHome(given.home.settings, run.store.local(record.folder), record.checksum, adapted=True)
+    home = ModelHome(given.home.settings, partial(run.store.folder, record), record.checksum, adapted=True)
     return replace(given, home=home)

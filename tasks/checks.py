@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
-from logitfuse.storage.atomic import write_exclusively
 from logitfuse.storage.errors import BadInput, ModelRefused, OutOfSpace
 from logitfuse.storage.keys import canonical_json
+from logitfuse.storage.places import open_store
+from logitfuse.storage.store import LocalStore
+from logitfuse.storage.urls import is_url
 from logitfuse.tasks.corpus.readers import check_corpus, located
 from logitfuse.tasks.fuse_settings import check_inputs
 from logitfuse.tasks.merge import check_merged
@@ -17,6 +18,7 @@ from logitfuse.tasks.models.source import Source
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.suites import check_suites
+from logitfuse.tasks.training.hosts import hosts_of
 
 RUN_FORMAT = 1
 RUN_FILE = "run.json"
@@ -78,13 +80,25 @@ def check_space(recipe: Recipe) -> None:
 
 
 def check_folder(recipe: Recipe) -> None:
-    """Refuse a folder that is no run folder, or one that was made for another target or corpus."""
-    folder = recipe.folder
-    if folder.exists() and not folder.is_dir():
+    """Refuse a folder that is no run folder, or one that was made for another target or corpus.
+
+    Raises `StoreFailed` where it is in an object store that cannot be reached or refuses.
+    """
+    folder = recipe.place
+    if not is_url(folder) and recipe.folder.exists() and not recipe.folder.is_dir():
         raise BadInput(f"run folder {folder}: it is a file. Choose another name or execution.folder.")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    found = read_identity(folder)
+    if is_url(folder) and hosts_of(recipe.execution.hosts) is not None:
+        raise BadInput(
+            f"run folder {folder}: it is in an object store, and hosts that train one model together need a folder "
+            "that all of them see. Put the run on a shared file system, or train on one host."
+        )
+    store = open_store(recipe.execution.folder, recipe.name)
+    try:
+        found = read_identity(store)
+    except BadInput:
+        if store.is_empty():
+            return
+        raise
     wanted = _identity(recipe)
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
@@ -95,13 +109,13 @@ def check_folder(recipe: Recipe) -> None:
         )
 
 
-def read_identity(folder: Path) -> dict[str, Any]:
+def read_identity(store: LocalStore) -> dict[str, Any]:
     """Return what a run folder says it was made for."""
     try:
-        return dict(json.loads((folder / RUN_FILE).read_bytes()))
-    except (FileNotFoundError, ValueError):
+        return dict(json.loads(store.read(RUN_FILE)))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         raise BadInput(
-            f"run folder {folder}: it is not empty and has no readable {RUN_FILE}, so it is no run folder. Choose "
+            f"run folder {store.place}: it is not empty and has no readable {RUN_FILE}, so it is no run folder. Choose "
             "another name or execution.folder."
         ) from None
 
@@ -109,7 +123,8 @@ def read_identity(folder: Path) -> dict[str, Any]:
 def claim_folder(recipe: Recipe) -> None:
     """Write what the run is for into its folder, once; call after the checks and before the first stage."""
     recipe.folder.mkdir(parents=True, exist_ok=True)
-    write_exclusively(recipe.folder / RUN_FILE, canonical_json(_identity(recipe)) + b"\n")
+    store = open_store(recipe.execution.folder, recipe.name)
+    store.create(RUN_FILE, canonical_json(_identity(recipe)) + b"\n")
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from logitfuse.storage.convert import check_converted, to_compact, to_plain
 from logitfuse.storage.errors import ShardMissing
 from logitfuse.storage.records import Record
 from logitfuse.storage.shards import verified_path
-from logitfuse.storage.store import LocalStore
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work, find, perform, silent
 from logitfuse.tasks.execute import chosen_units
 from logitfuse.tasks.run import Run
@@ -66,7 +65,7 @@ def _convert(run: Run, unit: Unit, to: Codec, remove: bool, progress: Progress, 
     removed = remove and given is not None
     if removed and given is not None:
         verified_path(run.store, outcome.record)
-        _remove(run.store, given)
+        run.store.discard(given)
     return Converted(unit, "kept" if outcome.state == "kept" else "converted", outcome.record, given, removed)
 
 
@@ -93,10 +92,3 @@ def _conversion(run: Run, given: Record, to: Codec) -> Callable[[Path, Progress]
         return given.counts | {MADE: {"converted_from": given.key}}
 
     return compute
-
-
-def _remove(store: LocalStore, record: Record) -> None:
-    """Remove a result: its record first, so that nobody who sees a record misses a file."""
-    store.remove(f"{record.place}/{record.file_name}")
-    for file in record.files:
-        store.remove(f"{record.place}/{file.name}")

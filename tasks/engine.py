@@ -15,10 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from logitfuse.storage.errors import OutOfSpace, ShardCorrupt
+from logitfuse.storage.errors import OutOfSpace
 from logitfuse.storage.keys import result_key
 from logitfuse.storage.locks import only_one
-from logitfuse.storage.records import Record, StoredFile, from_bytes, record_name, to_bytes
+from logitfuse.storage.records import Record, StoredFile, from_bytes, record_name
 from logitfuse.storage.settings import Settings, changed_settings
 from logitfuse.storage.shards import stored_file
 from logitfuse.storage.store import LocalStore
@@ -86,7 +86,7 @@ def read_record(store: LocalStore, path: str) -> Record | None:
         record = from_bytes(store.read(path), path)
     except FileNotFoundError:
         return None
-    whole = all(store.size(f"{record.place}/{file.name}") == file.bytes for file in record.files)
+    whole = all(store.size(record, file) == file.bytes for file in record.files)
     return record if whole else None
 
 
@@ -105,6 +105,8 @@ def perform(
     with only_one(lock, say):
         if not redo and (record := find(store, work)):
             return Outcome("kept", record)
+        if not redo and (record := store.unsent(work.record_path)):  # made before the store went out of reach
+            return _outcome(work, record, store.send(record), 0.0)
         return _do(store, work, progress)
 
 
@@ -131,11 +133,13 @@ def _do(store: LocalStore, work: Work, progress: Progress) -> Outcome:
         raise _explained(error, store.root, name) from error
     seconds = time.time() - started
     record = make_record(work, files, counts, started, seconds)
-    if not store.create(work.record_path, to_bytes(record)):
-        raise ShardCorrupt(f"{work.record_path} appeared while its shard was being written. Run the stage again.")
+    return _outcome(work, record, store.publish(record), seconds)
+
+
+def _outcome(work: Work, made: Record, standing: Record, seconds: float) -> Outcome:
     if work.after:
         work.after()
-    return Outcome("done", record, seconds)
+    return Outcome("done" if standing is made else "kept", standing, seconds)
 
 
 def make_record(work: Work, files: list[StoredFile], counts: Counts, started: float, seconds: float) -> Record:

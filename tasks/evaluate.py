@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -160,7 +161,7 @@ def model_of(run: Run, label: str) -> tuple[Source, tuple[Record, ...]]:
     else:
         record = run.record(Unit("train", label))
     settings = model.home.settings.model_copy(update={"name": label})
-    return replace(model, home=ModelHome(settings, run.store.local(record.folder), record.checksum)), (record,)
+    return replace(model, home=ModelHome(settings, partial(run.store.folder, record), record.checksum)), (record,)
 
 
 def held_out_texts(prepared: Iterable[Path], settings: EvaluateSettings) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from logitfuse.storage.urls import is_url
 from logitfuse.tasks.models.home import PACKAGE_PREFIX, ModelHome
 from logitfuse.tasks.packaged.models import MODELS
 
@@ -79,7 +80,9 @@ def revision_of(home: ModelHome) -> str:
 
 
 def public_name(name: str) -> str:
-    """Return how a model or corpus is named where others read it: of a local path only the last part."""
+    """Return how a model or corpus is named where others read it: of a local path or a URL only the last part."""
+    if is_url(name):
+        return name.rstrip("/").rpartition("/")[2]
     path = Path(name).expanduser()
     local = name.startswith((".", "/", "~")) or (not name.startswith(PACKAGE_PREFIX) and path.exists())
     return path.name if local else name

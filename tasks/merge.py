@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ def part_of(run: Run, name: str, weight: float = 1.0) -> Part:
     if name in arms(run.recipe):
         record = run.record(Unit("train", name))
         settings = run.recipe.target.model_copy(update={"name": name})
-        home = ModelHome(settings, run.store.local(record.folder), record.checksum)
+        home = ModelHome(settings, partial(run.store.folder, record), record.checksum)
         return Part(name, replace(run.target, home=home), weight, record)
     return Part(name, _model(run, name), weight)
 

@@ -183,7 +183,10 @@ def _standing_borders(settings: CorpusSettings, store: LocalStore) -> set[tuple[
     for path in store.names(PLACE, ".json"):
         if not path.rsplit("/", 1)[-1].startswith("part-"):
             continue
-        record = from_bytes(store.read(path), path)
+        try:
+            record = from_bytes(store.read(path), path)
+        except FileNotFoundError:  # an object store's listing may lag behind
+            continue
         if record.settings == wanted and record.shard is not None:
             borders.add((record.shard, record.counts["documents_read"], record.fingerprints["documents"]))
     return borders

@@ -107,7 +107,7 @@ def _verified(run: Run, record: Record) -> list[Upload]:
     """Return the record's files after comparing each with its checksum."""
     found = []
     for file in record.files:
-        path = run.store.local(f"{record.place}/{file.name}")
+        path = run.store.file(record, file)
         if checksum_file(path) != file.checksum:
             raise ShardCorrupt(
                 f"{path}: its bytes are not the ones its record vouches for, so nothing is uploaded. Train it again: "

@@ -12,7 +12,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from logitfuse.kernels.closest_name import did_you_mean, known_names
 from logitfuse.storage.errors import BadInput
+from logitfuse.storage.places import run_folder, run_place
 from logitfuse.storage.settings import Settings
+from logitfuse.storage.urls import check_url, is_url
 from logitfuse.tasks.align_settings import AlignSettings, check_align_inputs
 from logitfuse.tasks.arms import arms, pair_sources
 from logitfuse.tasks.capture_settings import CaptureSettings
@@ -36,7 +38,12 @@ class Execution(Settings):
 
     model_config = {"title": "Execution"}
 
-    folder: str = Field("runs", title="Runs folder", description="Folder that holds a folder per run.")
+    folder: str = Field(
+        "runs",
+        title="Runs folder",
+        description="Folder that holds a folder per run: a path, or a URL such as s3://bucket/runs (needs the extra "
+        "logitfuse[s3]).",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", title="Device", description="Where models compute.")
     workers: int = Field(2, ge=1, title="Workers", description="Shards worked on at once in the data stages.")
     shards_per_run: int = Field(
@@ -94,6 +101,12 @@ class Execution(Settings):
         description="What one device can do at best, for the model FLOP utilisation (MFU); empty: known GPUs' own.",
     )
     min_free_gb: float = Field(1.0, ge=0, title="Free disk (GB)", description="Refuse to start with less than this.")
+
+    @model_validator(mode="after")
+    def _folder_can_be_used(self) -> Execution:
+        if is_url(self.folder):
+            check_url(self.folder, "folder")
+        return self
 
 
 class Recipe(Settings):
@@ -185,8 +198,13 @@ class Recipe(Settings):
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
-        return Path(self.execution.folder).expanduser() / self.name
+        """The run's folder on this machine; where the run is in an object store, the copy that is worked on."""
+        return run_folder(self.execution.folder, self.name)
+
+    @property
+    def place(self) -> str:
+        """How messages call the run's folder: its path or URL."""
+        return run_place(self.execution.folder, self.name)
 
 
 def shipped_recipes() -> list[str]:
@@ -230,7 +248,8 @@ def _explain_one(problem: Any, model: type[BaseModel]) -> str:
         hint = did_you_mean(str(problem["loc"][-1]), known).strip()
         return f"{path}: there is no such field. {hint or 'Known: ' + ', '.join(known) + '.'}"
     given = problem.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    told = isinstance(given, (str, int, float, bool)) and not (is_url(str(given)) and "@" in str(given))  # a password
+    shown = f" (given: {given!r})" if told else ""
     return f"{path}: {problem['msg'].removeprefix('Value error, ')}{shown}"
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logitfuse.storage.atomic import replacing
 from logitfuse.tasks.engine import Counts, Progress, Work
 from logitfuse.tasks.unit import Unit
 
@@ -72,9 +70,6 @@ def report_page(run: Run) -> Path:
 
 def _publish(run: Run, described: Work) -> None:
     """Copy the report to where people look for it."""
+    record = run.record(Unit("report"))
     for name in FILES:
-        made = run.store.local(f"{described.place}/{described.file_name}/{name}")
-        shown = run.recipe.folder / name
-        if not shown.is_file() or shown.read_bytes() != made.read_bytes():
-            with replacing(shown) as scratch:
-                shutil.copyfile(made, scratch)
+        run.store.show(name, run.store.folder(record) / name)

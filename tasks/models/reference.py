@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from logitfuse.storage.settings import Settings
+from logitfuse.storage.urls import check_url, is_url
 from logitfuse.tasks.training.adapt_settings import AdaptSettings
 
 
@@ -16,7 +17,8 @@ class ModelSettings(Settings):
     model: str = Field(
         "package:smollm2-135m",
         title="Model",
-        description="A local folder, a hub id such as meta-llama/Llama-2-7b-hf, or package:NAME for a packaged model.",
+        description="A local folder, a hub id such as meta-llama/Llama-2-7b-hf, package:NAME for a packaged model, or "
+        "the URL of a folder, such as s3://bucket/model.",
     )
     name: str = Field(
         "",
@@ -53,6 +55,11 @@ class ModelSettings(Settings):
         if (name and not all(c.isalnum() or c in "-_." for c in name)) or name.startswith("."):
             raise ValueError(f"{name!r} becomes a folder's name: use letters, digits, '-', '_' and '.' only")
         return name
+
+    @field_validator("model")
+    @classmethod
+    def _is_a_plain_url(cls, model: str) -> str:
+        return check_url(model, "model") if is_url(model) else model
 
     @property
     def weights(self) -> tuple[str, str, str]:

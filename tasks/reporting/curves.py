@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from logitfuse.tasks.train import metrics_file
+from logitfuse.tasks.train import shown_metrics
 from logitfuse.tasks.training.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def training_facts(run: Run) -> dict[str, dict[str, Any]]:
     found = {}
     for unit in run.units("train"):
         record = run.record(unit)
-        path = metrics_file(run, run.work(unit))  # beside the result: whoever copied only results has none
+        path = shown_metrics(run, run.work(unit))  # beside the result: whoever copied only results has none
         lines = read_metrics(path) if path.exists() else []
         found[unit.needed_source] = {
             "steps": record.counts["steps"],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMissing
+from logitfuse.storage.urls import is_url
 from logitfuse.tasks.checks import check_run, claim_folder
 from logitfuse.tasks.study.doing import Finished, Watch, do_jobs, make, stands
 from logitfuse.tasks.study.looks import Look, fingerprint, note_look, read_looks
@@ -41,6 +42,11 @@ class Session:
 
     def check(self) -> None:
         """Check every variant before the first hour is spent, and claim the run folder."""
+        if is_url(place := self.jobs[0].recipe.place):
+            raise BadInput(
+                f"study {self.study.name}: {place} is in an object store, and a study keeps what was looked at, and "
+                "when, in a folder of one machine. Set execution.folder to a path."
+            )
         for job in {job.variant: job for job in self.jobs}.values():
             check_run(self.opened.run(job))
         claim_folder(self.jobs[0].recipe)

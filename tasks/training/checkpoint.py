@@ -102,6 +102,11 @@ def remove_scratch(folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def newest_folder(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written whole, None if there is none."""
+    return next(iter(_folders(folder)), None)
+
+
 def _folders(folder: Path) -> list[Path]:
     """Return all checkpoints, newest first."""
     return sorted(folder.glob("checkpoint-????????"), reverse=True)

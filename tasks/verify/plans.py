@@ -134,7 +134,7 @@ def captured_reader(run: Run, source: Source) -> Reader:
 
 def once_compact(run: Run, captured: Record) -> int | None:
     """Return the tokens a position for which a captured shard's steps were chosen, if it is or once was compact."""
-    path = run.store.local(f"{captured.place}/{captured.files[0].name}")
+    path = run.store.file(captured, captured.files[0])
     most = most_kept(pq.read_schema(path), captured.label)
     return run.recipe.capture.most if most is None and "converted_from" in captured.made else most
 
@@ -160,10 +160,7 @@ def packed_again(run: Run, unit: Unit, sound: Sound) -> Iterator[Block] | None:
         records[f"align/{label}"] = (run.record(Unit("align", label, shard)), how.aligned)
     if not all(sound(record) for record, _ in records.values()):
         return None
-    files = {
-        name: (run.store.local(f"{record.place}/{record.files[0].name}"), columns)
-        for name, (record, columns) in records.items()
-    }
+    files = {name: (run.store.file(record, record.files[0]), columns) for name, (record, columns) in records.items()}
     documents = fused_documents(files, how, ROWS_AT_ONCE)
     return _blocks(Packer(recipe.fuse.block_tokens), Fuser(recipe.fuse, how), documents)
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from logitfuse.storage.checksums import checksum_file
 from logitfuse.storage.compact import COMPACT, most_kept
 from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
 from logitfuse.storage.records import Record
@@ -47,21 +46,21 @@ def check_files(store: LocalStore, record: Record, found: ShardFaults) -> None:
     """Check that a record's files are there, whole, and, if they are shards, of the schema that this version writes."""
     for file in record.files:
         name = f"{record.place}/{file.name}"
-        size = store.size(name)
+        size = store.size(record, file)
         if size is None:
             found.whole(f"the file {name} is missing")
         elif size != file.bytes:
             found.whole(f"{name} has {size:,} bytes, its record says {file.bytes:,}")
-        elif checksum_file(store.local(name)) != file.checksum:
+        elif store.checksum(record, file) != file.checksum:
             found.whole(f"{name}: its bytes are not the ones that were written (checksum)")
         elif record.stage in SCHEMAS:
-            _check_schema(store, record, name, found)
+            _check_schema(store.file(record, file), record, name, found)
 
 
-def _check_schema(store: LocalStore, record: Record, name: str, found: ShardFaults) -> None:
+def _check_schema(path: Path, record: Record, name: str, found: ShardFaults) -> None:
     wanted = SCHEMAS[record.stage]
     try:
-        schema = pq.read_schema(store.local(name))
+        schema = pq.read_schema(path)
         metadata = schema.metadata or {}
         if record.stage == CAPTURE.stage and most_kept(schema, name) is not None:
             wanted = COMPACT
@@ -87,7 +86,7 @@ def check_content(
     lanes = {name: Lane(_rows_beside(store, beside, plan.rows)) for name, beside in others.items()}
     rows = 0
     try:
-        for batch in _rows(store.local(f"{record.place}/{record.files[0].name}"), plan.rows):
+        for batch in _rows(store.file(record, record.files[0]), plan.rows):
             chunks = Chunks.of({OWN: batch, **_joined(batch, lanes, others, found)})
             for what, faulty in plan.content.check(chunks):
                 found.rows(what, batch, faulty)
@@ -121,7 +120,7 @@ def _check_counts(record: Record, counted: dict[str, int], found: ShardFaults) -
 def _rows_beside(store: LocalStore, beside: Beside, rows: int) -> Iterator[pa.RecordBatch]:
     columns = list(dict.fromkeys([*IDENTITY_COLUMNS, *beside.columns]))
     for record in beside.records:
-        for batch in read_batches(store.local(f"{record.place}/{record.files[0].name}"), columns, rows):
+        for batch in read_batches(store.file(record, record.files[0]), columns, rows):
             wanted = batch if beside.split is None else batch.filter(pc.equal(batch.column("split"), beside.split))
             if wanted.num_rows:
                 yield wanted

@@ -107,9 +107,7 @@ def _read(run: StandingRun, unit: Unit, path: str, work: Work | None) -> Standin
 def record_paths(store: LocalStore) -> dict[str, list[str]]:
     """Return the paths of all records of a run folder, by the stage's folder they lie in."""
     found: dict[str, list[str]] = {}
-    for folder in sorted(path for path in store.root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        inner = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        places = [folder.name, *(f"{folder.name}/{path.name}" for path in sorted(inner))]
-        paths = (path for place in places for path in store.names(place, ".json"))
-        found[folder.name] = [path for path in paths if RECORD.fullmatch(path.rsplit("/", 1)[-1])]
+    for place in store.folders():
+        paths = [path for path in store.names(place, ".json") if RECORD.fullmatch(path.rsplit("/", 1)[-1])]
+        found.setdefault(place.split("/")[0], []).extend(paths)
     return found

@@ -23,8 +23,8 @@ class Verifier:
     def __init__(self, run: StandingRun, recipe: str) -> None:
         """Raise `BadInput` if nothing stands yet."""
         self.run, self.recipe = run, recipe
-        if not run.store.root.is_dir():
-            raise BadInput(f"run folder {run.store.root}: there is nothing to verify. Run: logitfuse run {recipe}")
+        if run.store.is_empty():
+            raise BadInput(f"run folder {run.store.place}: there is nothing to verify. Run: logitfuse run {recipe}")
         self.faults: list[Fault] = []
         self._known: set[Fault] = set()
         self.stale: list[str] = []
@@ -77,7 +77,7 @@ class Verifier:
 
     def _broken(self, standing: Standing) -> Fault:
         path = str(standing.path)
-        redo = f"rm {self.run.store.root / path} && {redo_command(self.recipe, standing.unit)}"
+        redo = f"{self.run.store.removal(path)} && {redo_command(self.recipe, standing.unit)}"
         return Fault(standing.unit, path, "the record is damaged", redo)
 
     def _file_faults(self, record: Record) -> list[Fault]:
