@@ -25,6 +25,7 @@ SETTINGS: dict[Any, Any] = {
     "grid.color": "#dddddd",
     "figure.facecolor": "white",  # GitHub shows pages on white and on black; plots stay on white
 }
+FAR = 4.0  # times the next largest difference
 BETTER, WORSE, UNCLEAR = "#1a7f37", "#cf222e", "#6e7781"
 
 
@@ -51,15 +52,31 @@ def plot_contrasts(facts: Facts) -> Figure | None:
     if not rows:
         return None
     figure, axes = _axes(len(rows))
+    edge = _edge([row for _, row in rows])
     for y, (_, row) in enumerate(rows):
         colour = BETTER if row["high"] < 0 else WORSE if row["low"] > 0 else UNCLEAR
+        if abs(row["delta"]) > edge:
+            sign = 1 if row["delta"] > 0 else -1
+            axes.plot([sign * edge], [y], ">" if sign > 0 else "<", color=colour)
+            beside = "right" if sign > 0 else "left"
+            axes.text(sign * edge * 0.93, y, f"{row['delta']:+.3f}", color=colour, ha=beside, va="center")
+            continue
         axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2)
         axes.plot([row["delta"]], [y], "o", color=colour)
         axes.plot(row["by_seed"], [y] * len(row["by_seed"]), "|", color=colour)
     axes.axvline(0, color="black", linewidth=0.8)
     _name_rows(axes, [name for name, _ in rows])
+    axes.locator_params(axis="x", nbins=6)
     axes.set_xlabel("nats per byte; below zero the first is better; bars: 95%, ticks: seeds")
     return figure
+
+
+def _edge(rows: list[Facts]) -> float:
+    """Return how large a difference is drawn to scale: one far beyond all others would make points of them."""
+    sizes = sorted(max(abs(row["low"]), abs(row["high"])) for row in rows)
+    if len(sizes) < 2 or sizes[-1] <= FAR * sizes[-2]:
+        return sizes[-1]
+    return 1.2 * sizes[-2]
 
 
 def plot_losses(facts: Facts) -> Figure | None:
