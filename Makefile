@@ -47,7 +47,9 @@ test-triton: setup  ## the GPU's kernels, interpreted on a CPU (installs triton:
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton]'
 	$(BIN)/python -m pytest tests/kernels/test_triton_topk.py tests/kernels/test_triton_epilogue.py
 
-test-all: test test-server test-install  ## everything CI runs
+# Two at once: servers mostly wait, and pip mostly fetches.
+test-all: test  ## everything CI runs: the tests, those of server and installation among them
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "server or install"
 
 demo: setup  ## fuse Gemma-3-270M into SmolLM2-135M on real text (about ten minutes on two cores)
 	$(BIN)/logitfuse run demo
@@ -61,7 +63,7 @@ RESULTS ?= runs/results.json
 VARIANTS = base gemma copy ensemble clm default paper
 WORDS = $(wildcard $(RESULTS:.json=.words.md))
 
-experiments: setup  ## headroom and the main comparison in small (an hour or so on two cores); SCALE=0.3
+experiments: setup  ## headroom and the main comparison in small (40 minutes on two cores); SCALE=0.3
 	mkdir -p $(dir $(RESULTS))
 	$(BIN)/logitfuse study headroom --json $(RESULTS)
 	$(BIN)/logitfuse study main --scale $(SCALE) --json $(RESULTS) $(addprefix --only ,$(VARIANTS))
