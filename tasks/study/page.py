@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from logitfuse.storage.errors import BadInput
+from logitfuse.tasks.study.choices import choice_table
 from logitfuse.tasks.study.page_tables import (
     contrast_table,
     cost_table,
@@ -92,6 +93,7 @@ def study_section(facts: Facts) -> list[str]:
         tables.append((f"The same by domain, {facts['locked']['split']}", domain_table(facts["locked"]["contrasts"])))
     tables += [("By domain", domain_table(facts["contrasts"])), ("Token multiple", multiple_line(facts))]
     tables += [("Share of the gap to the best source or ensemble that is closed", gap_table(facts["gaps"]))]
+    tables += [("Headroom, choice by choice", choice_table(facts["headroom"]))]
     tables += [("Headroom before training", headroom_table(facts["headroom"])), ("Runs", run_table(facts))]
     tables += [("What it cost", cost_table(facts))]
     parts += [f"### {title}\n\n{table}" if title else table for title, table in tables if table]

@@ -9,7 +9,7 @@ import numpy as np
 
 from logitfuse.tasks.headroom_table import rules_out
 from logitfuse.tasks.results import MEAN
-from logitfuse.tasks.study.plots import losses_by_variant, overall
+from logitfuse.tasks.study.plots import MOST_ROWS, losses_by_variant, overall
 
 Facts = dict[str, Any]
 
@@ -104,7 +104,9 @@ def headroom_table(headroom: Sequence[Facts]) -> str:
         ]
         for name, row in rows
     ]
-    return markdown_table(["variant", "student", "fused targets less student", "true token ruled out", "taught"], cells)
+    head = ["variant", "student", "fused targets less student", "true token ruled out", "taught"]
+    more = f"\n\nThe best {MOST_ROWS} of {len(cells)}; the JSON file has all." if len(cells) > MOST_ROWS else ""
+    return markdown_table(head, cells[:MOST_ROWS]) + more
 
 
 def run_table(facts: Facts) -> str:

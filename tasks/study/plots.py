@@ -25,6 +25,7 @@ SETTINGS: dict[Any, Any] = {
     "grid.color": "#dddddd",
     "figure.facecolor": "white",  # GitHub shows pages on white and on black; plots stay on white
 }
+MOST_ROWS = 40  # of headroom that anybody reads
 FAR = 4.0  # times the next largest difference
 BETTER, WORSE, UNCLEAR = "#1a7f37", "#cf222e", "#6e7781"
 
@@ -130,6 +131,7 @@ def plot_headroom(facts: Facts) -> Figure | None:
     if not rows:
         return None
     rows.sort(key=lambda pair: (not rules_out(pair[1]), -pair[1]["elsewhere"]))
+    rows = rows[-MOST_ROWS:]  # the best
     figure, axes = _axes(len(rows))
     values = [row["elsewhere"] for _, row in rows]
     axes.barh(range(len(rows)), values, color=[_headroom_colour(row) for _, row in rows])
