@@ -22,6 +22,12 @@ SECONDS = 300  # for what takes seconds on a machine that does nothing else
 LOGITFUSE = [sys.executable, "-m", "logitfuse.flows.cli"]
 
 
+def as_from_a_terminal() -> None:
+    """Undo what `nohup` or a background job of a script made of the signals, before the program starts."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass
 class Up:
     """A `logitfuse up` in an empty folder, as a user would start it there."""
@@ -41,7 +47,14 @@ class Up:
     def start(self, *options: str) -> None:
         with (self.folder / "said").open("wb") as said:
             command = [*LOGITFUSE, "up", "--port", str(self.port), *options]
-            self.process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=said, stderr=said)
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self.environment,
+                stdout=said,
+                stderr=said,
+                preexec_fn=as_from_a_terminal,  # the tests' process has no other thread here
+            )
         wait_until(lambda: "Prefect is up:" in self.said or self.code is not None, lambda: self.said)
         assert self.code is None, self.said
 
