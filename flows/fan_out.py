@@ -42,14 +42,7 @@ def run_stage(
         progress = stage_progress(session.run, stage, units, redo=redo)
         with watched(session, progress), _gpu_of_its_own(stage, recipe.execution.device):
             tally = run_units(stage, units, redo=redo, workers=recipe.execution.workers)
-        summary = _summary(session, tally, progress)
-        logger = get_run_logger()
-        logger.info(summary)
-        session.watcher.say(summary)
-        rows = table_rows(session.outcomes, tally.failures, progress)
-        publish_table(artifact_key(recipe.name, stage), rows, summary, logger.warning)
-        tally.raise_failures()
-        return summary
+        return told(session, tally, progress)
 
 
 def _gpu_of_its_own(stage: str, device: str) -> AbstractContextManager[str | None]:
@@ -142,6 +135,14 @@ def _at_once(units: list[Unit], redo: bool, workers: int) -> Generator[tuple[Uni
             yield next_state()
 
 
-def _summary(session: Session, tally: Tally, progress: StageProgress) -> str:
+def told(session: Session, tally: Tally, progress: StageProgress) -> str:
+    """Tell everybody what became of a stage, and return that line; raise what went wrong in it."""
     states = [outcome.state for outcome in session.outcomes.values()]
-    return stage_summary(progress, states, len(tally.failures), time.monotonic() - tally.started)
+    summary = stage_summary(progress, states, len(tally.failures), time.monotonic() - tally.started)
+    logger = get_run_logger()
+    logger.info(summary)
+    session.watcher.say(summary)
+    rows = table_rows(session.outcomes, tally.failures, progress)
+    publish_table(artifact_key(session.run.recipe.name, tally.stage), rows, summary, logger.warning)
+    tally.raise_failures()
+    return summary

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prefect import get_run_logger
 
-from logitfuse.flows.artifacts import artifact_key, publish_table, table_rows
 from logitfuse.flows.deployment_runs import DeploymentRuns
-from logitfuse.flows.execute import stage_summary
-from logitfuse.flows.fan_out import Tally, watched
+from logitfuse.flows.fan_out import Tally, told, watched
 from logitfuse.flows.hand_out import Handing
 from logitfuse.flows.portions import Portion, by_host, portions
 from logitfuse.flows.session import Session
@@ -42,13 +39,7 @@ def hand_out_stage(session: Session, stage: str) -> str:
                 shown.kept(unit)
         tally.failures |= handing.do(_cut(stage, missing, run.recipe.execution))
     tally.ended = len(session.outcomes) + len(tally.failures)
-    states = [outcome.state for outcome in session.outcomes.values()]
-    summary = stage_summary(progress, states, len(tally.failures), time.monotonic() - tally.started)
-    shown.say(summary)
-    rows = table_rows(session.outcomes, tally.failures, progress)
-    publish_table(artifact_key(run.recipe.name, stage), rows, summary, get_run_logger().warning)
-    tally.raise_failures()
-    return summary
+    return told(session, tally, progress)
 
 
 def _cut(stage: str, missing: list[Unit], execution: Execution) -> list[Portion]:

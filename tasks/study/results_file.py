@@ -34,7 +34,8 @@ def add_study(path: Path, facts: dict[str, Any]) -> None:
     content["studies"][facts["study"]] = facts
     locked = [study["locked"]["primary"] for study in content["studies"].values() if study.get("locked")]
     content["primary"] = locked[0] if locked else None
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # A line per value, for comparing versions; a grid of hundreds would grow by a third if they were indented.
+    text = json.dumps(content, indent=0, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         with replacing(path) as scratch:
             scratch.write_text(text, encoding="utf-8")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from local_postgres import free_port
 
 from logitfuse.flows.prefect_settings import DEFAULTS
 from logitfuse.tasks.checks import claim_folder
@@ -93,12 +93,6 @@ class Server:
             if str(self.folder / "prefect").encode() in environment:
                 found.append(command.replace(b"\0", b" ").decode())
         return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
