@@ -16,19 +16,21 @@ from pathlib import Path
 
 BRIDGE, NETWORK = "lf-bridge", "10.79.0"
 HEAD = f"{NETWORK}.1"  # this host's own address, as the machines reach it
+NAMES = Path("/etc/netns")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A network namespace with an address of its own; file system and processor are this host's."""
+    """A network namespace with an address and a host name of its own; file system and processor are this host's."""
 
     name: str
 
     def start(self, command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
         """Start a process there."""
+        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name, *command]
         with log.open("ab") as stream:
             return subprocess.Popen(
-                ["ip", "netns", "exec", self.name, *command], env=dict(environment), stdout=stream, stderr=stream
+                ["ip", "netns", "exec", self.name, *named], env=dict(environment), stdout=stream, stderr=stream
             )
 
     def die(self) -> None:
@@ -50,7 +52,10 @@ def ip(*arguments: str) -> str:
 
 @contextmanager
 def machines(count: int) -> Iterator[list[Machine]]:
-    """Make so many machines that reach this host at `HEAD`, and take them away again. Needs root."""
+    """Make so many machines that reach this host at `HEAD` and one another by name, and take them away again.
+
+    Needs root.
+    """
     made = [Machine(f"lf-machine-{number}") for number in range(count)]
     ip("link", "add", BRIDGE, "type", "bridge")
     try:
@@ -63,14 +68,24 @@ def machines(count: int) -> Iterator[list[Machine]]:
             ip("-n", machine.name, "addr", "add", f"{NETWORK}.{number + 10}/24", "dev", "lf0")
             for device in ("lo", "lf0"):
                 ip("-n", machine.name, "link", "set", device, "up")
+            _name_machines(machine, made)
         yield made
     finally:
         for machine in made:
             with suppress(OSError):
                 machine.die()
                 ip("netns", "del", machine.name)
+            shutil.rmtree(NAMES / machine.name, ignore_errors=True)
         with suppress(OSError):
             ip("link", "del", BRIDGE)
+
+
+def _name_machines(machine: Machine, all_of_them: list[Machine]) -> None:
+    """Give a machine a file of names; `ip netns exec` puts it in the place of /etc/hosts."""
+    folder = NAMES / machine.name
+    folder.mkdir(parents=True)
+    lines = [f"{NETWORK}.{number + 10} {other.name}" for number, other in enumerate(all_of_them)]
+    (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines]) + "\n")
 
 
 @contextmanager

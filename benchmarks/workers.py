@@ -138,7 +138,7 @@ class Cluster:
             command = [*PREFECT, "worker", "start", "--pool", "logitfuse", "--work-queue", "capture", "--limit", "1"]
             machine.start([*command, "--name", machine.name], environment, self.folder / f"{machine.name}.log")
         began = time.monotonic()
-        run = self._start(recipe)
+        run = self.start(recipe, "capture")
         while not self._has_completed(run):
             if time.monotonic() - began > LONGEST:
                 raise TimeoutError(f"{recipe.name} is not done after {LONGEST} s; see the logs in {self.folder}")
@@ -151,14 +151,24 @@ class Cluster:
             machine.die()
         return seconds
 
-    def _start(self, recipe: Recipe) -> str:
-        parameters = {"recipe": recipe.model_dump(mode="json"), "start_at": "capture", "stop_after": "capture"}
+    def start(self, recipe: Recipe, stage: str) -> str:
+        """Start a run of the pipeline for one stage; return its id."""
+        parameters = {"recipe": recipe.model_dump(mode="json"), "start_at": stage, "stop_after": stage}
         deployment = self._call("get", "/deployments/name/pipeline/pipeline")["id"]
         run = self._call("post", f"/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
         return str(run["id"])
 
+    def retry(self, run: str) -> None:
+        """Do what the button Retry of a run's page does."""
+        state = {"type": "SCHEDULED", "name": "AwaitingRetry"}
+        self._call("post", f"/flow_runs/{run}/set_state", json={"state": state, "force": True})
+
+    def state(self, run: str) -> dict[str, Any]:
+        """Return a run's state as the server has it."""
+        return dict(self._call("get", f"/flow_runs/{run}")["state"])
+
     def _has_completed(self, run: str) -> bool:
-        state = self._call("get", f"/flow_runs/{run}")["state"]
+        state = self.state(run)
         if state["type"] in ("FAILED", "CRASHED", "CANCELLED"):
             raise RuntimeError(f"the pipeline is {state['name']}: {state['message']}")
         return bool(state["type"] == "COMPLETED")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,9 +15,10 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Crashed
 
-from logitfuse.flows.hand_out import SECONDS_BETWEEN_LOOKS, Standing
+from logitfuse.flows.hand_out import Standing
+from logitfuse.flows.leader import address_of_leader
 from logitfuse.flows.portions import Portion
-from logitfuse.storage.errors import BadInput, WorkFailed
+from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.recipe import Recipe
 
 AT_ONCE = 100  # runs asked for in one request
@@ -42,16 +42,26 @@ class DeploymentRuns:
 
         Raises `BadInput` if there is no such deployment.
         """
-        tags = [self._tag, str(portion)]
+        run = self._taken_over(portion) if attempt == 1 else None
+        run = run or self._started(portion)
+        if portion.rank == 0:
+            self._leader = run
+        return run
+
+    def _taken_over(self, portion: Portion) -> UUID | None:
         with get_client(sync_client=True) as client:
-            if attempt == 1 and (found := _under_way(client, tags)):
-                return found
+            return _under_way(client, self._tags(portion))
+
+    def _tags(self, portion: Portion) -> list[str]:
+        return [self._tag, str(portion)]
+
+    def _started(self, portion: Portion) -> UUID:
         name = f"{portion.stage}/{portion.stage}"
         try:
             run = run_deployment(
                 name,
                 parameters={"recipe": self._told(portion), **portion.parameters},
-                tags=tags,
+                tags=self._tags(portion),
                 timeout=0,
             )
         except ObjectNotFound as error:
@@ -60,8 +70,6 @@ class DeploymentRuns:
                 "Start it with `logitfuse up`, or set execution.shards_per_run to 0."
             ) from error
         assert isinstance(run, FlowRun)  # a coroutine only where an event loop runs
-        if portion.rank == 0:
-            self._leader = run.id
         return run.id
 
     def _told(self, portion: Portion) -> dict[str, Any]:
@@ -70,26 +78,12 @@ class DeploymentRuns:
         if portion.rank is not None:
             found: dict[str, Any] = {"rank": portion.rank}
             if portion.rank and not execution.hosts.address:
-                found["address"] = self._address_of_leader()
+                assert self._leader is not None, "rank 0 is started first"
+                found["address"] = address_of_leader(self._leader, lambda run: self.standing([run])[run])
             hosts = execution.hosts.model_copy(update=found)
             execution = execution.model_copy(update={"hosts": hosts})
         recipe = self._recipe.model_copy(update={"execution": execution})
         return recipe.model_dump(mode="json", exclude_defaults=True)
-
-    def _address_of_leader(self) -> str:
-        """Wait until a worker has begun the run of rank 0, and return the name of its host.
-
-        Raises `WorkFailed` if it ends before.
-        """
-        assert self._leader is not None, "rank 0 is started first"
-        while True:
-            with get_client(sync_client=True) as client:
-                run = client.read_flow_run(self._leader)
-            if run.state is not None and run.state.is_final():
-                raise WorkFailed(f"the run of host 0 ended before the others were started: {run.state.message}")
-            if run.state is not None and run.state.is_running() and run.infrastructure_pid:
-                return run.infrastructure_pid.rpartition(":")[0]  # a process worker writes HOST:PID
-            time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def standing(self, runs: Sequence[UUID]) -> dict[UUID, Standing]:
         """Say where runs are; one that a dead worker left behind is declared crashed."""

@@ -13,6 +13,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from logitfuse.flows.fan_out import run_stage
+from logitfuse.flows.leader import leading
 from logitfuse.flows.result_artifacts import publish_result
 from logitfuse.flows.session import opened
 from logitfuse.storage.errors import LogitfuseError
@@ -96,7 +97,7 @@ def adapt_flow(recipe: Recipe, source: str | None = None, redo: bool = False) ->
         source: Only this model, by its short name.
         redo: Make again what is there already.
     """
-    return run_stage("adapt", recipe, source, redo=redo)
+    return run_stage("adapt", leading(recipe), source, redo=redo)
 
 
 @flow(name="capture", flow_run_name=run_name)
@@ -179,7 +180,7 @@ def train_flow(recipe: Recipe, source: str | None = None, redo: bool = False) ->
         source: Only this arm: fused, control, or fused-NAME.
         redo: Make again what is there already.
     """
-    return run_stage("train", recipe, source, redo=redo)
+    return run_stage("train", leading(recipe), source, redo=redo)
 
 
 @flow(name="merge", flow_run_name=run_name)

@@ -8,6 +8,7 @@ import re
 import socket
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +18,8 @@ from logitfuse.storage.errors import BadInput
 from logitfuse.storage.settings import Settings
 
 SIOCGIFADDR = 0x8915  # Linux: the address of a network interface
+DISCARD = 9  # any port will do where nothing is sent
+ELSEWHERE = "192.0.2.1"  # an address that nobody has (RFC 5737), beyond every local network
 SLURM = "SLURM_NNODES", "SLURM_NODEID", "SLURM_JOB_NODELIST"
 
 
@@ -30,7 +33,7 @@ class HostSettings(Settings):
     address: str = Field(
         "",
         title="Address",
-        description="Name or IP address of machine 0, as the others reach it; empty on machine 0: its own name.",
+        description="Name or IP address of machine 0, as the others reach it; empty on machine 0: its own.",
     )
     port: int = Field(29500, ge=1, le=65535, title="Port", description="A port of machine 0 that is free.")
     given_by: Literal["settings", "slurm"] = Field(
@@ -66,7 +69,7 @@ def hosts_of(settings: HostSettings, environment: Mapping[str, str] = os.environ
     if hosts.rank >= hosts.count:
         raise BadInput(f"execution.hosts.rank is {hosts.rank}, but {hosts.count} hosts have ranks 0-{hosts.count - 1}.")
     if not hosts.address and hosts.rank == 0:
-        return replace(hosts, address=socket.gethostname())
+        return replace(hosts, address=own_address())
     if not hosts.address:
         raise BadInput("execution.hosts.address is empty: give the name or IP address of the host with rank 0.")
     return hosts
@@ -102,6 +105,21 @@ def interface_towards(hosts: Hosts) -> str | None:
             return next((name for _, name in socket.if_nameindex() if _address(probe, name) == wanted), None)
     except OSError:
         return None
+
+
+def own_address(towards: str | None = None) -> str:
+    """Return this machine's IP address in the network in which `towards` is, or else that of its name or default route.
+
+    A machine's own name is often 127.0.1.1 to itself, and where names do not resolve it is nothing to the others. With
+    no network but loopback, it is the name.
+    """
+    for other in filter(None, (towards, socket.gethostname(), ELSEWHERE)):
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((other, DISCARD))
+            found = str(probe.getsockname()[0])
+            if not found.startswith("127."):
+                return found
+    return socket.gethostname()
 
 
 def _address(probe: socket.socket, interface: str) -> str | None:

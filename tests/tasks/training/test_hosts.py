@@ -17,7 +17,7 @@ import yaml
 
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.training.config import WorkerConfig
-from logitfuse.tasks.training.hosts import Hosts, HostSettings, first_node, hosts_of, interface_towards
+from logitfuse.tasks.training.hosts import Hosts, HostSettings, first_node, hosts_of, interface_towards, own_address
 from logitfuse.tasks.training.launch import accelerate_settings, launch_command, run_training
 from logitfuse.tasks.training.metrics import read_metrics
 
@@ -225,6 +225,15 @@ def test_hosts_with_different_recipes_are_refused(run, machines):
     assert not machines[0].processes() and not machines[1].processes()
 
 
-def test_machine_0_goes_by_its_own_name():
+def test_machine_0_goes_by_an_address_that_the_others_can_reach(monkeypatch):
     hosts = hosts_of(HostSettings(count=2))
-    assert hosts.address == socket.gethostname() and hosts.rank == 0
+    assert hosts.address == own_address() and hosts.rank == 0
+    assert not hosts.address.startswith("127.")
+    monkeypatch.setattr(socket, "gethostname", lambda: "localhost")  # as on a machine whose name is 127.0.1.1 to itself
+    assert not own_address("127.0.0.1").startswith("127.")  # a server on this host does not say how others see it
+
+
+def test_without_a_network_machine_0_goes_by_its_name(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "localhost")
+    monkeypatch.setattr("logitfuse.tasks.training.hosts.ELSEWHERE", "127.0.0.1")
+    assert own_address() == "localhost"
