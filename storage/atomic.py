@@ -1,14 +1,21 @@
 """Files and folders that are either there whole or not there at all (local disk)."""
 
 import glob
+import hashlib
 import os
+import re
 import shutil
+import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 SCRATCH_PREFIX = ".scratch-"
+SCRATCH = re.compile(r"\.scratch-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}-")  # whose processes these are, process id
+OLD = 7 * 86400.0  # seconds after which nobody is believed to be still writing
 
 
 @contextmanager
@@ -74,6 +81,45 @@ def remove_scratch(path: Path) -> None:
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
+def sweep_scratch(folder: Path) -> None:
+    """Remove what killed writers left in a folder, whatever they wrote.
+
+    Whether a writer lives is known of this machine's own processes; what others left goes once it is a week old.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in [entry for entry in entries if entry.name.startswith(SCRATCH_PREFIX)]:
+            with suppress(OSError):  # its writer has moved it into place meanwhile
+                if _is_dead(entry):
+                    shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
+
+
+def _is_dead(entry: os.DirEntry[str]) -> bool:
+    found = SCRATCH.match(entry.name)
+    if found is None or found[1] != _process_ids():
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > OLD
+    try:
+        os.kill(int(found[2]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's
+        return False
+    return False
+
+
+@cache
+def _process_ids() -> str:
+    """Name the set of processes among which a process id is unique: those of a boot, or of a container within it."""
+    place = [socket.gethostname()]
+    for file, read in (("/proc/sys/kernel/random/boot_id", _text), ("/proc/self/ns/pid", os.readlink)):
+        with suppress(OSError):
+            place.append(read(file))
+    return hashlib.sha256("\n".join(place).encode()).hexdigest()[:8]
+
+
+def _text(file: str) -> str:
+    return Path(file).read_text()
+
+
 def flush(path: Path) -> None:
     """Make the operating system put a file's bytes, or a folder's entries, on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -85,4 +131,4 @@ def flush(path: Path) -> None:
 
 def _scratch_beside(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.parent / f"{SCRATCH_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}"
+    return path.parent / f"{SCRATCH_PREFIX}{_process_ids()}-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}"

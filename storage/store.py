@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from logitfuse.storage.atomic import remove_scratch, replacing, replacing_folder, write_exclusively
+from logitfuse.storage.atomic import SCRATCH_PREFIX, remove_scratch, replacing, replacing_folder, write_exclusively
 from logitfuse.storage.checksums import checksum_file
 from logitfuse.storage.errors import ShardCorrupt
 from logitfuse.storage.records import Record, StoredFile, to_bytes
@@ -172,7 +172,8 @@ class LocalStore:
         return f"rm {self._path(name)}"
 
     def is_empty(self) -> bool:
-        return not self.root.exists() or not any(self.root.iterdir())
+        """A run that was killed as it claimed its folder left scratch there, and nothing else."""
+        return not self.root.exists() or all(path.name.startswith(SCRATCH_PREFIX) for path in self.root.iterdir())
 
     def show(self, name: str, file: Path) -> None:
         shown = self._path(name)

@@ -6,6 +6,7 @@ import json
 import shutil
 from typing import Any
 
+from logitfuse.storage.atomic import sweep_scratch
 from logitfuse.storage.errors import BadInput, ModelRefused, OutOfSpace
 from logitfuse.storage.keys import canonical_json
 from logitfuse.storage.places import open_store
@@ -121,8 +122,13 @@ def read_identity(store: LocalStore) -> dict[str, Any]:
 
 
 def claim_folder(recipe: Recipe) -> None:
-    """Write what the run is for into its folder, once; call after the checks and before the first stage."""
+    """Write what the run is for into its folder, once; call after the checks and before the first stage.
+
+    Clears away what killed processes left half-written.
+    """
     recipe.folder.mkdir(parents=True, exist_ok=True)
+    for folder in (recipe.folder, *recipe.folder.glob("*/"), *recipe.folder.glob("*/*/")):
+        sweep_scratch(folder)
     store = open_store(recipe.execution.folder, recipe.name)
     store.create(RUN_FILE, canonical_json(_identity(recipe)) + b"\n")
 

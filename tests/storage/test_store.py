@@ -10,7 +10,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from logitfuse.storage.atomic import replacing, replacing_folder, write_exclusively
+from logitfuse.storage.atomic import (
+    SCRATCH,
+    SCRATCH_PREFIX,
+    replacing,
+    replacing_folder,
+    sweep_scratch,
+    write_exclusively,
+)
 from logitfuse.storage.checksums import checksum_bytes, text_hash
 from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
 from logitfuse.storage.locks import only_one
@@ -62,6 +69,33 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
             (scratch / content).write_text(content)
     assert [p.name for p in (tmp_path / "model").iterdir()] == ["new"]
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_dead_writers_left_is_swept_away_and_living_ones_keep_theirs(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["sleep", "0"])
+    dead.wait()
+    with replacing(tmp_path / "living") as living:
+        living.write_text("half")
+        ours = SCRATCH.match(living.name)
+        assert ours
+        left = tmp_path / living.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-")
+        left.mkdir()
+        (left / "weights").write_text("half")
+        elsewhere = tmp_path / living.name.replace(ours[1], "0123abcd")
+        elsewhere.write_text("half")
+        old = tmp_path / f"{SCRATCH_PREFIX}of an older version"
+        old.write_text("half")
+        os.utime(old, (0, 0))
+        (tmp_path / "published").write_text("whole")
+        sweep_scratch(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {living.name, elsewhere.name, "published"}
+
+
+def test_a_folder_that_a_killed_run_was_about_to_claim_is_empty(tmp_path: Path) -> None:
+    (tmp_path / f"{SCRATCH_PREFIX}0123abcd-1-0123abcd-run.json").touch()
+    assert LocalStore(tmp_path).is_empty()
+    (tmp_path / "else").touch()
+    assert not LocalStore(tmp_path).is_empty()
 
 
 def test_records_are_created_only_once(tmp_path: Path) -> None:
