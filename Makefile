@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup test check format demo experiments experiments-full results test-server test-install test-slow test-triton chaos test-all scale clean help
+.PHONY: setup test check format demo experiments experiments-full results test-server test-install test-slow test-triton chaos corruption test-all scale clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -45,6 +45,9 @@ test-slow: setup  ## tests that take minutes: all ids of real vocabularies, memo
 
 chaos: setup  ## 200 kills at random moments of runs of all stages (half an hour on two cores); CHAOS="--kills 1000"
 	$(BIN)/python tests/chaos/campaign.py $(CHAOS)
+
+corruption: setup  ## 1,000 damages to each kind of file, all of which must be found (an hour on two cores)
+	$(BIN)/python tests/chaos/corruption.py $(CORRUPTION)
 
 test-triton: setup  ## the GPU's kernels, interpreted on a CPU (installs triton: 700 MB)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton]'

@@ -95,14 +95,15 @@ def from_bytes(data: bytes, where: str) -> Record:
         wrapped = json.loads(data)
         body, checksum = wrapped["record"], wrapped["checksum"]
         sound = checksum == checksum_bytes(canonical_json(body))
+        exact = data == canonical_json(wrapped) + b"\n"
     except (ValueError, KeyError, TypeError):
-        body, sound = None, False
+        body, sound, exact = None, False, False
     if isinstance(body, dict) and sound and body.get("format", 0) > RECORD_FORMAT:
         raise ShardCorrupt(
             f"{where}: written by a newer logitfuse (record format {body['format']}, this one knows {RECORD_FORMAT}). "
             "Upgrade logitfuse, or use another run folder."
         )
-    if body is None or not sound:
+    if body is None or not (sound and exact):
         raise ShardCorrupt(f"{where}: the record is damaged. Delete it and run its stage again; only it is redone.")
     try:
         return Record.model_validate(body)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,39 @@ def stored_file(path: Path, name: str) -> StoredFile:
 
 def verified_path(store: Store, record: Record, index: int = 0) -> Path:
     """Return the local path of a record's file after checking its bytes; raise `ShardCorrupt`."""
-    file = record.files[index]
+    return _verified(store, record, record.files[index], checksum_file)
+
+
+def verified_folder(store: Store, record: Record) -> Path:
+    """Return the local folder of a result, such as a model, after checking the bytes of all its files.
+
+    Raises `ShardCorrupt`. A file that is as it was is read once in a process, however often it is asked for.
+    """
+    for file in record.files:
+        _verified(store, record, file, _checksum_once)
+    return store.folder(record)
+
+
+def _verified(store: Store, record: Record, file: StoredFile, checksum: Callable[[Path], str]) -> Path:
     name = f"{record.place}/{file.name}"
     try:
         path = store.file(record, file)
-        sound = path.stat().st_size == file.bytes and checksum_file(path) == file.checksum
+        sound = path.stat().st_size == file.bytes and checksum(path) == file.checksum
     except (FileNotFoundError, NotADirectoryError):
         raise ShardCorrupt(f"{name}: the file is missing. {record.redo}") from None
     if not sound:
         raise ShardCorrupt(f"{name}: its bytes are not the ones that were written. {record.redo}")
     return path
+
+
+def _checksum_once(path: Path) -> str:
+    stat = path.stat()
+    return _checksum_of(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@lru_cache(maxsize=256)
+def _checksum_of(path: Path, *_stamp: int) -> str:
+    return checksum_file(path)
 
 
 def read_batches(path: Path, columns: Sequence[str] | None, rows: int = 64) -> Iterator[pa.RecordBatch]:

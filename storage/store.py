@@ -68,7 +68,7 @@ class Store(Protocol):
         """Return a local path with the bytes of a result's file; raise FileNotFoundError."""
 
     def folder(self, record: Record) -> Path:
-        """Return a local folder with all files of a result that is a folder."""
+        """Return a local folder with all files of a result that is a folder; raise FileNotFoundError."""
 
     def local(self, name: str) -> Path:
         """Return where this machine keeps what is no result: locks, checkpoints, logs."""

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logitfuse.storage.shards import verified_path
+from logitfuse.storage.shards import verified_folder, verified_path
 from logitfuse.tasks.adapt_card import adapt_card
 from logitfuse.tasks.engine import Counts, Progress, Work
 from logitfuse.tasks.models.home import ModelHome
@@ -106,5 +106,5 @@ def adapted(run: Run, given: Source) -> Source:
     if given.home.settings.adapt is None:
         return given
     record = run.record(Unit("adapt", given.label))
-    home = ModelHome(given.home.settings, partial(run.store.folder, record), record.checksum, adapted=True)
+    home = ModelHome(given.home.settings, partial(verified_folder, run.store, record), record.checksum, adapted=True)
     return replace(given, home=home)

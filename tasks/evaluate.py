@@ -16,7 +16,7 @@ from pydantic import Field
 from logitfuse.kernels.positions import consumed_bytes, inputs_and_labels
 from logitfuse.storage.schemas import EVALUATE
 from logitfuse.storage.settings import Settings
-from logitfuse.storage.shards import Rows, read_batches, verified_path, writing_rows
+from logitfuse.storage.shards import Rows, read_batches, verified_folder, verified_path, writing_rows
 from logitfuse.tasks.arms import pair_arms
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work
 from logitfuse.tasks.ensemble import ENSEMBLE, Mixing, ensemble_work
@@ -161,7 +161,9 @@ def model_of(run: Run, label: str) -> tuple[Source, tuple[Record, ...]]:
     else:
         record = run.record(Unit("train", label))
     settings = model.home.settings.model_copy(update={"name": label})
-    return replace(model, home=ModelHome(settings, partial(run.store.folder, record), record.checksum)), (record,)
+    return replace(model, home=ModelHome(settings, partial(verified_folder, run.store, record), record.checksum)), (
+        record,
+    )
 
 
 def held_out_texts(prepared: Iterable[Path], settings: EvaluateSettings) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from logitfuse.kernels.merging import MERGES
+from logitfuse.storage.shards import verified_folder
 from logitfuse.tasks.arms import arms
 from logitfuse.tasks.engine import Counts, Progress, Work
 from logitfuse.tasks.merge_settings import MERGED, TARGET, key_settings, merged_models, merges
@@ -81,7 +82,7 @@ def part_of(run: Run, name: str, weight: float = 1.0) -> Part:
     if name in arms(run.recipe):
         record = run.record(Unit("train", name))
         settings = run.recipe.target.model_copy(update={"name": name})
-        home = ModelHome(settings, partial(run.store.folder, record), record.checksum)
+        home = ModelHome(settings, partial(verified_folder, run.store, record), record.checksum)
         return Part(name, replace(run.target, home=home), weight, record)
     return Part(name, _model(run, name), weight)
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from logitfuse.storage.shards import verified_folder
 from logitfuse.tasks.engine import Counts, Progress, Work
 from logitfuse.tasks.unit import Unit
 
@@ -72,4 +73,4 @@ def _publish(run: Run, described: Work) -> None:
     """Copy the report to where people look for it."""
     record = run.record(Unit("report"))
     for name in FILES:
-        run.store.show(name, run.store.folder(record) / name)
+        run.store.show(name, verified_folder(run.store, record) / name)

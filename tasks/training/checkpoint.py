@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from logitfuse.storage.atomic import SCRATCH_PREFIX, replacing_folder
-from logitfuse.storage.checksums import checksum_file
+from logitfuse.storage.checksums import checksum_bytes, checksum_file
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.training.tensors import (
     TensorFile,
@@ -30,7 +30,7 @@ from logitfuse.tasks.training.tensors import (
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def save_checkpoint(
         for name, tensors in parts.items():
             save_file(dict(tensors), scratch / name)
         files = {name: _described(scratch / name) for name in parts}
-        (scratch / STATE_FILE).write_text(json.dumps({"format": FORMAT, **state, "files": files}, indent=1))
+        content = {"format": FORMAT, **state, "files": files}
+        (scratch / STATE_FILE).write_text(json.dumps(content | {"checksum": _checksum(content)}, indent=1))
     for old in _folders(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -112,6 +113,10 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-????????"), reverse=True)
 
 
+def _checksum(content: dict[str, Any]) -> str:
+    return checksum_bytes(json.dumps(content).encode())  # JSON gives every float back to the bit, and keeps the order
+
+
 def _described(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "checksum": checksum_file(path)}
 
@@ -122,6 +127,8 @@ def _read_state(folder: Path) -> tuple[dict[str, Any] | None, str]:
         state = json.loads((folder / STATE_FILE).read_text())
         if state["format"] != FORMAT:
             return None, f"its format is {state['format']}, this version reads {FORMAT}"
+        if state.pop("checksum") != _checksum(state):
+            return None, f"{STATE_FILE} is not as it was written"
         for name in (MODEL_FILE, OPTIMIZER_FILE):
             if _described(folder / name) != state["files"][name]:
                 return None, f"{name} is not as it was written"

@@ -139,7 +139,12 @@ def other_format(folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, remove, cut_state, other_format])
+def other_step(folder):
+    path = folder / "state.json"
+    path.write_text(path.read_text().replace('"step": 6', '"step": 5'))
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, remove, cut_state, other_format, other_step])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, damage):
     save(tmp_path, 3)
     save(tmp_path, 6)
