@@ -122,12 +122,14 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what is done, what is missing, and what waits for it. Exit code 0 if everything is up to date, else 1."""
+    from logitfuse.tasks.checks import check_place
     from logitfuse.tasks.execute import stage_status
     from logitfuse.tasks.recipe import read_recipe
     from logitfuse.tasks.run import Run
     from logitfuse.tasks.stages import ORDER
 
     current = Run(read_recipe(recipe, overrides or ()))
+    check_place(current.recipe)
     found = {name: stage_status(current, name) for name in ORDER}
     if as_json:
         listing = [
@@ -139,7 +141,7 @@ def status(
     else:
         console.print(status_table(found))
         for damaged in (s for statuses in found.values() for s in statuses if s.state == "damaged"):
-            console.print(f"[red]{damaged.unit}[/red]: {damaged.why}")
+            console.print(Text.assemble((str(damaged.unit), "red"), f": {damaged.why}"), soft_wrap=True)
     if any(s.state != "done" for statuses in found.values() for s in statuses):
         raise typer.Exit(1)
 

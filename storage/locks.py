@@ -17,7 +17,8 @@ def only_one(path: Path, waiting: Callable[[str], None] | None = None) -> Iterat
     holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    # Never through a link: what it leads to would be emptied.
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from logitfuse.storage.errors import OutOfSpace
+from logitfuse.storage.errors import OutOfSpace, ShardCorrupt
 from logitfuse.storage.keys import result_key
 from logitfuse.storage.locks import only_one
 from logitfuse.storage.records import Record, StoredFile, from_bytes, record_name
@@ -84,8 +84,13 @@ def read_record(store: LocalStore, path: str) -> Record | None:
     """Return the record at a path if it stands and its files have the recorded sizes."""
     try:
         record = from_bytes(store.read(path), path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    if record.path != path:
+        raise ShardCorrupt(
+            f"{path}: this is the record of another result ({record.path}). Delete it and run its stage again; only it "
+            "is redone."
+        )
     whole = all(store.size(record, file) == file.bytes for file in record.files)
     return record if whole else None
 

@@ -2,11 +2,13 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from logitfuse.storage.settings import Settings
 from logitfuse.storage.urls import check_url, is_url
 from logitfuse.tasks.training.adapt_settings import AdaptSettings
+
+LONGEST_LABEL = 120  # bytes; names of folders, locks and files are made with it, which may have 255
 
 
 class ModelSettings(Settings):
@@ -60,6 +62,12 @@ class ModelSettings(Settings):
     @classmethod
     def _is_a_plain_url(cls, model: str) -> str:
         return check_url(model, "model") if is_url(model) else model
+
+    @model_validator(mode="after")
+    def _is_short_enough(self) -> "ModelSettings":
+        if len(self.label.encode()) > LONGEST_LABEL:
+            raise ValueError(f"its short name has more than {LONGEST_LABEL} bytes; give it a shorter `name`")
+        return self
 
     @property
     def weights(self) -> tuple[str, str, str]:
