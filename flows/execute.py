@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from logitfuse.flows.stage_progress import Made, StageProgress
 from logitfuse.flows.training_plot import training_lines
 from logitfuse.flows.work_ahead import stage_progress
 from logitfuse.storage.errors import BadInput
+from logitfuse.storage.locks import open_own
 from logitfuse.tasks.execute import chosen_units, do_prepare, do_units, is_up_to_date
 from logitfuse.tasks.unit import Unit
 
@@ -87,13 +87,8 @@ def journal(folder: Path, first: str, last: str) -> Iterator[None]:
         raise
     finally:
         line["seconds"] = round(time.time() - float(str(line["began"])), 3)
-        with open(folder / "journal.jsonl", "a", opener=_not_through_links) as stream:
+        with open(folder / "journal.jsonl", "a", opener=open_own) as stream:
             stream.write(json.dumps(line) + "\n")
-
-
-def _not_through_links(path: str, flags: int) -> int:
-    """Open a file of the run's folder, which may come from others: a link could lead anywhere."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o644)
 
 
 def _raise_failure(state: object) -> None:

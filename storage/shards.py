@@ -78,7 +78,9 @@ def read_batches(path: Path, columns: Sequence[str] | None, rows: int = 64) -> I
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file system's, not the file's
         said = " ".join(str(error).split())[:200]
-        raise ShardCorrupt(f"{path}: it cannot be read as Parquet ({said}). Run its stage again with --redo.") from error
+        raise ShardCorrupt(
+            f"{path}: it cannot be read as Parquet ({said}). Run its stage again with --redo."
+        ) from error
 
 
 def read_together(

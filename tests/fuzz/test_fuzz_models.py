@@ -85,7 +85,11 @@ TOKENIZERS: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     ),
     "prepending": (("normalizer",), rule("Prepend", prepend="x" * 10**6), "times as long"),
     "empty pattern": (("normalizer",), rule("Replace", pattern={"String": ""}, content="x"), "PanicException"),
-    "no regex": (("pre_tokenizer",), rule("Split", pattern={"Regex": "("}, behavior="Isolated", invert=False), "Oniguruma"),
+    "no regex": (
+        ("pre_tokenizer",),
+        rule("Split", pattern={"Regex": "("}, behavior="Isolated", invert=False),
+        "Oniguruma",
+    ),
     "backtracking": (
         ("pre_tokenizer",),
         rule("Sequence", pretokenizers=[
