@@ -21,7 +21,7 @@ def user_path(given: str, field: str) -> Path:
         raise BadInput(f"{field} {shown!r}: there is no user of that name here. Write the path in full.") from None
     except UnicodeEncodeError:
         raise BadInput(f"{field} {shown!r}: it holds half a surrogate pair, which no path can. Rename it.") from None
-    if any(b"\0" in name or len(name) > LONGEST_NAME for name in names) or sum(map(len, names)) > LONGEST_PATH:
+    if any(b"\0" in name or len(name) > LONGEST_NAME for name in names) or len(os.fsencode(path)) > LONGEST_PATH:
         raise BadInput(
             f"{field} {shown!r}: no file can be called that (a NUL byte, more than {LONGEST_NAME} bytes in a name, or "
             f"{LONGEST_PATH} in all). Give a shorter, plain path."

@@ -14,7 +14,7 @@ from logitfuse.storage.errors import BadInput
 from logitfuse.storage.paths import user_path
 from logitfuse.storage.places import run_folder, run_place
 from logitfuse.storage.settings import Settings
-from logitfuse.storage.urls import check_url, is_url
+from logitfuse.storage.urls import WITHOUT_SECRETS, check_url, is_url
 from logitfuse.storage.yaml_text import MOST_BYTES, YamlRefused, parse_yaml
 from logitfuse.tasks.align_settings import AlignSettings, check_align_inputs
 from logitfuse.tasks.arms import arms, pair_sources
@@ -44,6 +44,7 @@ class Execution(Settings):
         title="Runs folder",
         description="Folder that holds a folder per run: a path, or a URL such as s3://bucket/runs (needs the extra "
         "logitfuse[s3]).",
+        json_schema_extra=WITHOUT_SECRETS,
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", title="Device", description="Where models compute.")
     workers: int = Field(2, ge=1, title="Workers", description="Shards worked on at once in the data stages.")

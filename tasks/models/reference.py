@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from logitfuse.storage.settings import Settings
-from logitfuse.storage.urls import check_url, is_url
+from logitfuse.storage.urls import WITHOUT_SECRETS, check_url, is_url
 from logitfuse.tasks.training.adapt_settings import AdaptSettings
 
 LONGEST_LABEL = 120  # bytes; names of folders, locks and files are made with it, which may have 255
@@ -21,6 +21,7 @@ class ModelSettings(Settings):
         title="Model",
         description="A local folder, a hub id such as meta-llama/Llama-2-7b-hf, package:NAME for a packaged model, or "
         "the URL of a folder, such as s3://bucket/model.",
+        json_schema_extra=WITHOUT_SECRETS,
     )
     name: str = Field(
         "",
