@@ -95,7 +95,8 @@ def _listing(root: Path) -> dict[str, tuple[int, int]]:
     """Return size and time of every file that must stay as it is, and the names around the root."""
     found = {str(path): (0, 0) for path in root.parent.iterdir()}
     for folder, names, files in os.walk(root):
-        names[:] = [name for name in names if name not in ("scratch", "cache") and folder != str(root / "runs")]
+        skipped = ("scratch", "cache", ".cache", ".config")  # the last two are those of libraries
+        names[:] = [name for name in names if name not in skipped and folder != str(root / "runs")]
         for name in files:
             stat = os.lstat(os.path.join(folder, name))
             found[os.path.join(folder, name)] = (stat.st_size, stat.st_mtime_ns)
