@@ -17,7 +17,7 @@ from logitfuse.flows.convert import convert
 from logitfuse.flows.deploy import deploy
 from logitfuse.flows.evaluate import evaluate
 from logitfuse.flows.push import push
-from logitfuse.flows.show import bars, console, errors, results_table, status_table
+from logitfuse.flows.show import bars, console, errors, results_table, status_table, warn_of_code
 from logitfuse.flows.study import results as results_page
 from logitfuse.flows.study import study
 from logitfuse.flows.up.command import up
@@ -191,6 +191,7 @@ def _open(recipe: str, overrides: list[str] | None) -> Run:
     # This command shows its own progress; Prefect's console lines would tear it apart. Its API gets them all.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     current = Run(read_recipe(recipe, overrides or ()))
+    warn_of_code(current.recipe.suites.code_that_runs)
     if not current.recipe.folder.exists():
         console.print("Checking the recipe, its models and its text; what is packaged is fetched once, to the cache.")
     check_run(current)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from logitfuse.flows.bar_rows import bar_rows
 from logitfuse.flows.repeating import repeating
@@ -48,6 +49,12 @@ def harmless(text: str, encoding: str = "utf-8") -> str:
 
 console = PlainConsole()
 errors = PlainConsole(stderr=True)
+
+
+def warn_of_code(lines: Iterable[str]) -> None:
+    """Say what of others' code a command is about to run, because a setting asks for it."""
+    for line in lines:
+        errors.print(Text.assemble(("Code of others: ", "bold yellow"), line), highlight=False, soft_wrap=True)
 
 
 class Bars:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from command_line import answer, check_answer, refused
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,21 +49,22 @@ def prepared(home: Any, name: str, data: bytes, *options: str) -> int:
     return found.code
 
 
-@fuzzing(25)
+@fuzzing(8)
 @given(st.data())
 def test_damaged_files(home: Any, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(FILES)))
     prepared(home, name, data.draw(damaged(FILES[name])))
 
 
-@fuzzing(15)
+@fuzzing(5)
 @given(st.lists(st.dictionaries(st.sampled_from(["text", "id", "domain", ""]), VALUES, max_size=4), max_size=5))
 def test_strange_values(home: Any, rows: list[dict[str, Any]]) -> None:
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     prepared(home, "corpus.jsonl", lines.encode(), "--set", "corpus.id_column=id")
 
 
-@pytest.mark.parametrize("text", HOSTILE_TEXTS, ids=range(len(HOSTILE_TEXTS)))
+@fuzzing(5)
+@given(st.sampled_from(HOSTILE_TEXTS))
 def test_names_in_a_corpus_lead_nowhere(home: Any, text: str) -> None:
     rows = [{"id": f"{text}{n}", "text": f"some words {n} {text}", "domain": text} for n in range(6)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)

@@ -43,7 +43,7 @@ def edited(file: Path, *path: Any, value: Any) -> None:
     file.write_text(json.dumps(tree))
 
 
-@fuzzing(12)
+@fuzzing(5)
 @given(st.data())
 def test_distorted_files(home: Any, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(FILES))
@@ -53,7 +53,7 @@ def test_distorted_files(home: Any, data: st.DataObject) -> None:
         told(home, folder)
 
 
-@fuzzing(6)
+@fuzzing(3)
 @given(st.data())
 def test_damaged_files(home: Any, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([*FILES, "model.safetensors"]))
@@ -155,7 +155,7 @@ def test_an_index_names_files_of_its_folder_only(home: Any, name: str) -> None:
 
 @pytest.mark.parametrize(("key", "value", "word"), [
     ("num_hidden_layers", 3, "lack model.layers.1"), ("hidden_size", 24, "cannot be loaded"),
-    ("hidden_act", "evil", "evil"), ("model_type", "t5", "cannot be loaded"), ("dtype", "os", ""),
+    ("hidden_act", "evil", "evil"), ("dtype", "os", ""),
     ("quantization_config", {"quant_method": "gptq", "bits": 4}, "cannot be loaded"),
 ])  # fmt: skip
 def test_a_configuration_of_another_model(home: Any, key: str, value: Any, word: str) -> None:

@@ -45,6 +45,7 @@ def _fields(model: type[Settings], path: str = "") -> list[str]:
     return found
 
 
+COMMANDS = ["run", "status", "stage", "alignment", "results", "convert", "evaluate"]
 # Where to save work that is only described is asked by other tests; a million threads nobody needs.
 FIELDS = [name for name in _fields(Recipe) if name != "suites.include_path"]
 
@@ -57,28 +58,28 @@ def test_text_that_is_no_recipe(home: Any, text: str) -> None:
     assert not Path("owned").exists()
 
 
-@fuzzing(15)
+@fuzzing(6)
 @given(st.data())
 def test_damaged_recipes(home: Any, data: st.DataObject) -> None:
     text = data.draw(damaged(home.recipe.read_bytes()))
     check_answer(answer("status", home.write("damaged.yaml", text)))
 
 
-@fuzzing(15)
+@fuzzing(6)
 @given(st.data())
 def test_distorted_recipes(home: Any, data: st.DataObject) -> None:
     content = data.draw(distorted(home.content))
     check_answer(answer("status", home.write("distorted.yaml", yaml.safe_dump(content).encode("utf-8", "replace"))))
 
 
-@fuzzing(25)
+@fuzzing(12)
 @given(name=st.sampled_from(FIELDS), value=st.sampled_from(HOSTILE), command=st.sampled_from(["status", "verify"]))
 def test_hostile_fields(home: Any, name: str, value: Any, command: str) -> None:
     written = yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n")
     check_answer(answer(command, str(home.recipe), "--set", f"{name}={written}"))
 
 
-@fuzzing(25)
+@fuzzing(12)
 @given(st.text("abc.=[]{}:0123&*!'\" \\\n²", max_size=30) | st.sampled_from([f"{f}.x=1" for f in FIELDS]))
 def test_overrides(home: Any, override: str) -> None:
     check_answer(answer("status", str(home.recipe), "--set", override))
@@ -93,8 +94,8 @@ def test_yaml_is_read_or_refused_in_a_line(text: str) -> None:
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("name", HOSTILE_TEXTS, ids=range(len(HOSTILE_TEXTS)))
-@pytest.mark.parametrize("command", ["run", "status", "stage", "alignment", "results", "convert", "evaluate"])
+@fuzzing(20)
+@given(st.sampled_from(COMMANDS), st.sampled_from(HOSTILE_TEXTS))
 def test_names_on_the_command_line(home: Any, command: str, name: str) -> None:
     good = str(home.recipe)
     arguments = {

@@ -41,7 +41,7 @@ def signed(body: Any) -> bytes:
     return canonical_json({"record": body, "checksum": checksum_bytes(canonical_json(body))})
 
 
-@fuzzing(10)
+@fuzzing(4)
 @given(st.data())
 def test_damaged_and_distorted_records(home: Any, data: st.DataObject) -> None:
     with copied(home) as folder:
@@ -91,7 +91,7 @@ def test_a_signed_record_cannot_name_files_outside(home: Any, name: str) -> None
         assert told(home, ["verify"]) == 1
 
 
-@fuzzing(8)
+@fuzzing(3)
 @given(st.data())
 def test_damaged_shards(home: Any, data: st.DataObject) -> None:
     """Vouched for by a record that is signed anew: only the content can tell, and need not; it must not break."""
@@ -147,7 +147,8 @@ def test_a_run_folder_as_a_whole_may_be_a_link(home: Any) -> None:
     shutil.rmtree(elsewhere)
 
 
-@pytest.mark.parametrize("name", [text for text in HOSTILE_TEXTS if len(text) < 200])
+@fuzzing(8)
+@given(st.sampled_from(HOSTILE_TEXTS))
 def test_names_of_folders_are_plain(home: Any, name: str) -> None:
     for field in ("name", "target.name"):
         found = answer("status", str(home.recipe), "--set", f"{field}={json.dumps(name)}")
