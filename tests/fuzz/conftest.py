@@ -1,4 +1,4 @@
-"""One small run for all fuzzing, made by the command line, in a folder of which nothing outside may change."""
+"""One small run for each file of fuzzing, made by the command line, in a folder of which nothing outside may change."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def _corpus(path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # other tests of this process must find their own folder, cache and network
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A run that is done up to stage fuse."""
     root = tmp_path_factory.mktemp("home")
