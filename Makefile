@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup test check format demo experiments experiments-full results test-server test-install test-slow test-triton chaos corruption test-all scale clean help
+.PHONY: setup test check format demo experiments experiments-full fuzz audit-dependencies results test-server test-install test-slow test-triton chaos corruption test-all scale clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 test: setup check  ## run the tests (lint and types first)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not server and not install and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not server and not install and not slow and not browser"
 
 check: setup  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -56,6 +56,21 @@ test-triton: setup  ## the GPU's kernels, interpreted on a CPU (installs triton:
 # Two at once: servers mostly wait, and pip mostly fetches.
 test-all: test  ## everything CI runs: the tests, those of server and installation among them
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "server or install"
+
+# The seed is printed at the start and at any failure; the same seed and number give the same examples.
+SEED := $(or $(SEED),$(shell date +%s))
+EXAMPLES ?= 1000
+
+fuzz: setup  ## hostile recipes, runs, corpora and models: an hour or two; EXAMPLES=1000 SEED=1
+	@echo "EXAMPLES=$(EXAMPLES) SEED=$(SEED)"
+	HYPOTHESIS_MAX_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz --hypothesis-seed=$(SEED) --timeout=7200
+
+# Strict: a package that the service does not know is a failure, else nothing found would mean nothing asked.
+audit-dependencies: setup  ## known vulnerabilities of what is installed (asks an advisory service, so needs a network)
+	test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit; }
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/audit/installed.txt
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/audit/installed.txt \
+		|| { echo "Vulnerabilities were found, or the advisory service was not reached: what stands above says which."; exit 1; }
 
 demo: setup  ## fuse Gemma-3-270M into SmolLM2-135M on real text (about ten minutes on two cores)
 	$(BIN)/logitfuse run demo

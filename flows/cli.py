@@ -17,7 +17,7 @@ from logitfuse.flows.convert import convert
 from logitfuse.flows.deploy import deploy
 from logitfuse.flows.evaluate import evaluate
 from logitfuse.flows.push import push
-from logitfuse.flows.show import bars, console, errors, results_table, status_table
+from logitfuse.flows.show import bars, console, errors, results_table, status_table, warn_of_code
 from logitfuse.flows.study import results as results_page
 from logitfuse.flows.study import study
 from logitfuse.flows.up.command import up
@@ -122,12 +122,14 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what is done, what is missing, and what waits for it. Exit code 0 if everything is up to date, else 1."""
+    from logitfuse.tasks.checks import check_place
     from logitfuse.tasks.execute import stage_status
     from logitfuse.tasks.recipe import read_recipe
     from logitfuse.tasks.run import Run
     from logitfuse.tasks.stages import ORDER
 
     current = Run(read_recipe(recipe, overrides or ()))
+    check_place(current.recipe)
     found = {name: stage_status(current, name) for name in ORDER}
     if as_json:
         listing = [
@@ -139,7 +141,7 @@ def status(
     else:
         console.print(status_table(found))
         for damaged in (s for statuses in found.values() for s in statuses if s.state == "damaged"):
-            console.print(f"[red]{damaged.unit}[/red]: {damaged.why}")
+            console.print(Text.assemble((str(damaged.unit), "red"), f": {damaged.why}"), soft_wrap=True)
     if any(s.state != "done" for statuses in found.values() for s in statuses):
         raise typer.Exit(1)
 
@@ -189,6 +191,7 @@ def _open(recipe: str, overrides: list[str] | None) -> Run:
     # This command shows its own progress; Prefect's console lines would tear it apart. Its API gets them all.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "ERROR")
     current = Run(read_recipe(recipe, overrides or ()))
+    warn_of_code(current.recipe.suites.code_that_runs)
     if not current.recipe.folder.exists():
         console.print("Checking the recipe, its models and its text; what is packaged is fetched once, to the cache.")
     check_run(current)

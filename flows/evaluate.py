@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from logitfuse.flows.show import bars, console, errors
+from logitfuse.flows.show import bars, console, errors, warn_of_code
 from logitfuse.flows.written_file import write_json
 from logitfuse.storage.errors import BadInput
 
@@ -56,6 +56,7 @@ def evaluate(
         raise BadInput(
             "logitfuse evaluate: give --text FILE or --corpus NAME, or only --suites, --tasks, --include-path."
         )
+    warn_of_code(asked.code_that_runs)
     check_suites(asked)
     settings = whole_text(text, documents) if text is not None else None
     if corpus is not None:

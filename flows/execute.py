@@ -13,6 +13,7 @@ from logitfuse.flows.stage_progress import Made, StageProgress
 from logitfuse.flows.training_plot import training_lines
 from logitfuse.flows.work_ahead import stage_progress
 from logitfuse.storage.errors import BadInput
+from logitfuse.storage.locks import open_own
 from logitfuse.tasks.execute import chosen_units, do_prepare, do_units, is_up_to_date
 from logitfuse.tasks.unit import Unit
 
@@ -86,7 +87,7 @@ def journal(folder: Path, first: str, last: str) -> Iterator[None]:
         raise
     finally:
         line["seconds"] = round(time.time() - float(str(line["began"])), 3)
-        with (folder / "journal.jsonl").open("a") as stream:
+        with open(folder / "journal.jsonl", "a", opener=open_own) as stream:
             stream.write(json.dumps(line) + "\n")
 
 
@@ -154,7 +155,8 @@ def parse_shards(text: str | None) -> tuple[int, int] | None:
     if not text:
         return None
     low, dash, high = text.partition("-")
-    if not (low.isdecimal() and (high.isdecimal() if dash else True)):
+    ends = (low, high) if dash else (low,)
+    if not all(end.isascii() and end.isdecimal() and len(end) < 10 for end in ends):
         raise BadInput(f"shards {text!r}: write A-B or one number, for example 0-9.")
     return int(low), int(high or low)
 

@@ -11,6 +11,7 @@ from typing import Any
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from logitfuse.flows.artifacts import artifact_key
+from logitfuse.tasks.markdown_text import plain
 from logitfuse.tasks.report import report_page
 from logitfuse.tasks.reporting.headline import headline
 from logitfuse.tasks.run import Run
@@ -39,18 +40,18 @@ def result_text(facts: dict[str, Any], page: Path) -> str:
     models = list(dict.fromkeys((row["model"], row["role"]) for row in facts["results"]))
     domains = list(dict.fromkeys(row["domain"] for row in facts["results"]))
     cells = {(row["domain"], row["model"], row["role"]): row for row in facts["results"]}
-    lines = [f"# {_plain(facts['run'])}", "", _plain(headline(facts)), "", f"The report: `{page.resolve()}`", ""]
+    lines = [f"# {plain(facts['run'])}", "", plain(headline(facts)), "", f"The report: `{page.resolve()}`", ""]
     lines += ["Held-out nats per byte, lower is better; in brackets 95% intervals by document.", ""]
     lines += [_row(["domain", *(f"{model} ({role})" for model, role in models)]), "|---" * (len(models) + 1) + "|"]
     lines += [
         _row([shown_domain(domain), *(_cell(cells.get((domain, *model))) for model in models)]) for domain in domains
     ]
-    lines += ["", *(f"- {_plain(warning)}" for warning in facts["warnings"])]
+    lines += ["", *(f"- {plain(warning)}" for warning in facts["warnings"])]
     return "\n".join(lines).strip() + "\n"
 
 
 def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
+    return "| " + " | ".join(plain(cell) for cell in cells) + " |"
 
 
 def _cell(row: dict[str, Any] | None) -> str:
@@ -58,9 +59,3 @@ def _cell(row: dict[str, Any] | None) -> str:
         return NONE
     interval = "" if row["low"] is None else f" ({row['low']:.3f}–{row['high']:.3f})"
     return f"{row['nats_per_byte']:.4f}{interval}"
-
-
-def _plain(text: str) -> str:
-    """Keep names and texts that users gave from being taken for Markdown or HTML."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{character}" if character in "\\`*_[]|#" else character for character in escaped)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
+from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from logitfuse.flows.bar_rows import bar_rows
 from logitfuse.flows.repeating import repeating
@@ -21,8 +25,36 @@ if TYPE_CHECKING:
     from logitfuse.tasks.results import Result
 
 SECONDS_BETWEEN_LINES = 30.0
-console = Console()
-errors = Console(stderr=True)
+
+
+class PlainConsole(Console):
+    """A console that only ever prints text: names that users and corpora gave cannot command the terminal.
+
+    What the output's encoding cannot hold, such as half a surrogate pair, is printed as an escape too.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield the segments of anything printed, their text made harmless."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text, self.encoding), segment.style)
+
+
+def harmless(text: str, encoding: str = "utf-8") -> str:
+    """Return text with control characters, but for line ends and tabs, written as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    shown = "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else ascii(c)[1:-1] for c in text)
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+console = PlainConsole()
+errors = PlainConsole(stderr=True)
+
+
+def warn_of_code(lines: Iterable[str]) -> None:
+    """Say what of others' code a command is about to run, because a setting asks for it."""
+    for line in lines:
+        errors.print(Text.assemble(("Code of others: ", "bold yellow"), line), highlight=False, soft_wrap=True)
 
 
 class Bars:
@@ -83,11 +115,14 @@ def results_table(found: list[Result]) -> Table:
     table.add_column("domain")
     models = list(dict.fromkeys((result.model, result.role) for result in found))
     for model, role in models:
-        table.add_column(model if model == role else f"{model}\n[dim]{role}[/dim]", justify="right")
+        name = escape(model)
+        table.add_column(name if model == role else f"{name}\n[dim]{escape(role)}[/dim]", justify="right")
     for domain in dict.fromkeys(result.domain for result in found):
         row = [result for result in found if result.domain == domain]
         best = min(result.nats_per_byte for result in row)
-        table.add_row(f"{domain}\n[dim]{row[0].documents} documents[/dim]", *(_cell(result, best) for result in row))
+        table.add_row(
+            f"{escape(domain)}\n[dim]{row[0].documents} documents[/dim]", *(_cell(result, best) for result in row)
+        )
     return table
 
 

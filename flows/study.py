@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from logitfuse.flows.show import bars, console, errors
+from logitfuse.storage.errors import BadInput
 
 if TYPE_CHECKING:
     from logitfuse.flows.show import Bars
@@ -69,6 +70,8 @@ def results(
     """
     from logitfuse.tasks.study.page import write_page
 
+    if not path.name:
+        raise BadInput(f"{path}: this is no file of results. Give the one that `logitfuse study --json` wrote.")
     for file in write_page(path, page or path.with_suffix(".md"), words):
         console.print(f"Written: {file}", soft_wrap=True, highlight=False, markup=False)
 

@@ -1,5 +1,6 @@
 """One writer per result: a lock that dies with its process."""
 
+import errno
 import fcntl
 import json
 import os
@@ -7,6 +8,8 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from logitfuse.storage.errors import BadInput
 
 
 @contextmanager
@@ -17,7 +20,7 @@ def only_one(path: Path, waiting: Callable[[str], None] | None = None) -> Iterat
     holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = open_own(path, os.O_RDWR | os.O_CREAT)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -30,6 +33,19 @@ def only_one(path: Path, waiting: Callable[[str], None] | None = None) -> Iterat
         yield
     finally:
         os.close(handle)
+
+
+def open_own(path: Path | str, flags: int) -> int:
+    """Open a file of a run folder to write to, never through a link: the folder may come from others.
+
+    Raises `BadInput` where there is a link.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise BadInput(f"{path}: it is a link, which nothing is written through. Remove it: rm {path}") from None
 
 
 def _holder(handle: int) -> str:

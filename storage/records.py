@@ -1,23 +1,36 @@
 """Records: one small JSON file per result, written last. The union of them is the manifest."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from logitfuse.storage.checksums import checksum_bytes
 from logitfuse.storage.errors import ShardCorrupt
 from logitfuse.storage.keys import canonical_json
 
 RECORD_FORMAT = 1
+COUNTED = ("chunks", "documents", "documents_read", "tokens", "bytes", "positions")  # whole numbers, where they stand
+LISTED = "corpus"  # the stage of the record that lists the corpus's shards
+
+
+def within(name: str) -> str:
+    """Return a relative name with `/` between folders; raise ValueError for one that could lead out of a folder."""
+    parts = name.split("/")
+    if "\0" in name or not all(parts) or {".", ".."} & set(parts) or len(name.encode()) > 1000:
+        raise ValueError(f"{name[:80]!r} is no name below the run folder")
+    return name
+
+
+Name = Annotated[str, AfterValidator(within)]
 
 
 class StoredFile(BaseModel):
     """A file that a record vouches for; `name` is relative to the record's folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    bytes: int
+    name: Name
+    bytes: int = Field(ge=0)
     checksum: str
 
 
@@ -31,16 +44,28 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int = RECORD_FORMAT
     stage: str
-    place: str  # folder under the run, such as capture/gemma
-    name: str  # such as part-00003 or model
+    place: Name  # folder under the run, such as capture/gemma
+    name: Name  # such as part-00003 or model
     shard: int | None = None
-    key: str
+    key: Name
     files: list[StoredFile]
     settings: dict[str, Any] = {}
     inputs: list[str] = []
     fingerprints: dict[str, Any] = {}
     counts: dict[str, Any] = {}
     made: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _counts_can_be_used(self) -> "Record":
+        """Refuse facts of another kind than all stages after this one read them as."""
+        for name in COUNTED:
+            if name in self.counts and not (type(self.counts[name]) is int and self.counts[name] >= 0):
+                raise ValueError(f"counts.{name} is no number")
+        if self.stage == LISTED:
+            shards = self.counts.get("shards")
+            if not isinstance(shards, list) or not all(isinstance(path, str) and within(path) for path in shards):
+                raise ValueError("counts.shards is no list of records")
+        return self
 
     @property
     def checksum(self) -> str:
@@ -96,11 +121,12 @@ def from_bytes(data: bytes, where: str) -> Record:
         body, checksum = wrapped["record"], wrapped["checksum"]
         sound = checksum == checksum_bytes(canonical_json(body))
         exact = data == canonical_json(wrapped) + b"\n"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         body, sound, exact = None, False, False
-    if isinstance(body, dict) and sound and body.get("format", 0) > RECORD_FORMAT:
+    format = body.get("format", 0) if isinstance(body, dict) else 0
+    if sound and isinstance(format, int) and format > RECORD_FORMAT:
         raise ShardCorrupt(
-            f"{where}: written by a newer logitfuse (record format {body['format']}, this one knows {RECORD_FORMAT}). "
+            f"{where}: written by a newer logitfuse (record format {format}, this one knows {RECORD_FORMAT}). "
             "Upgrade logitfuse, or use another run folder."
         )
     if body is None or not (sound and exact):
@@ -108,4 +134,8 @@ def from_bytes(data: bytes, where: str) -> Record:
     try:
         return Record.model_validate(body)
     except ValidationError as error:
-        raise ShardCorrupt(f"{where}: not a record this version understands: {error}") from error
+        problem = error.errors()[0]
+        raise ShardCorrupt(
+            f"{where}: not a record this version understands ({'.'.join(map(str, problem['loc'])) or 'record'}: "
+            f"{problem['msg']}). Delete it and run its stage again; only it is redone."
+        ) from error

@@ -90,13 +90,21 @@ def read_batches(path: Path, columns: Sequence[str] | None, rows: int = 64) -> I
 
     A capture shard in the compact form reads as a plain one.
     """
-    with pq.ParquetFile(path) as file:
-        check_batches(file.metadata, rows, str(path))
-        k = most_kept(file.schema_arrow, str(path))
-        if k is None:
-            yield from file.iter_batches(batch_size=rows, columns=list(columns) if columns else None)
-        else:
-            yield from read_compact_batches(file, k, columns, rows)
+    try:
+        with pq.ParquetFile(path) as file:
+            check_batches(file.metadata, rows, str(path))
+            k = most_kept(file.schema_arrow, str(path))
+            if k is None:
+                yield from file.iter_batches(batch_size=rows, columns=list(columns) if columns else None)
+            else:
+                yield from read_compact_batches(file, k, columns, rows)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the file system's, not the file's
+        said = " ".join(str(error).split())[:200]
+        raise ShardCorrupt(
+            f"{path}: it cannot be read as Parquet ({said}). Run its stage again with --redo."
+        ) from error
 
 
 def read_together(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from logitfuse.storage.atomic import SCRATCH_PREFIX, remove_scratch, replacing, replacing_folder, write_exclusively
 from logitfuse.storage.checksums import checksum_file
-from logitfuse.storage.errors import ShardCorrupt
+from logitfuse.storage.errors import BadInput, ShardCorrupt
 from logitfuse.storage.records import Record, StoredFile, to_bytes
 
 if TYPE_CHECKING:
@@ -108,28 +108,28 @@ class LocalStore:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with replacing(self._path(name)) as scratch:
+        with replacing(self._own_path(name)) as scratch:
             yield scratch
 
     @contextmanager
     def writing_folder(self, name: str) -> Iterator[Path]:
-        with replacing_folder(self._path(name)) as scratch:
+        with replacing_folder(self._own_path(name)) as scratch:
             yield scratch
 
     def create(self, name: str, data: bytes) -> bool:
-        return write_exclusively(self._path(name), data)
+        return write_exclusively(self._own_path(name), data)
 
     def remove(self, name: str) -> None:
-        self._path(name).unlink(missing_ok=True)
+        self._own_path(name).unlink(missing_ok=True)
 
     def clear_scratch(self, name: str) -> None:
-        remove_scratch(self._path(name))
+        remove_scratch(self._own_path(name))
 
     def read(self, name: str) -> bytes:
         return self._path(name).read_bytes()
 
     def publish(self, record: Record) -> Record:
-        if not write_exclusively(self._path(record.path), to_bytes(record)):
+        if not write_exclusively(self._own_path(record.path), to_bytes(record)):
             raise ShardCorrupt(f"{record.path} appeared while its shard was being written. Run the stage again.")
         return record
 
@@ -160,7 +160,7 @@ class LocalStore:
         return self._path(record.folder)
 
     def local(self, name: str) -> Path:
-        return self._path(name)
+        return self._own_path(name)
 
     def folders(self) -> list[str]:
         found = []
@@ -176,7 +176,7 @@ class LocalStore:
         return not self.root.exists() or all(path.name.startswith(SCRATCH_PREFIX) for path in self.root.iterdir())
 
     def show(self, name: str, file: Path) -> None:
-        shown = self._path(name)
+        shown = self._own_path(name)
         if shown == file:
             return
         if not shown.is_file() or shown.read_bytes() != file.read_bytes():
@@ -201,6 +201,20 @@ class LocalStore:
         if name.startswith("/") or "\0" in name or ".." in parts:
             raise ValueError(f"{name!r} would leave the run folder {self.root}")
         return self.root / name
+
+    def _own_path(self, name: str) -> Path:
+        """Return a path to write to; raise `BadInput` where a link within the run folder leads out of it.
+
+        A run folder may come from others. The folder itself may be a link, and what is only read may be one.
+        """
+        path = self._path(name)
+        folder, root = os.path.realpath(path.parent), os.path.realpath(self.root)
+        if folder != root and not folder.startswith(root.rstrip("/") + "/"):
+            raise BadInput(
+                f"run folder {self.root}: {path.parent.relative_to(self.root)} is a link out of it, to "
+                f"{folder}, where nothing is written. Make it a folder; only the whole run folder may be a link."
+            )
+        return path
 
 
 def _visible_folders(folder: Path) -> list[Path]:

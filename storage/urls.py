@@ -5,10 +5,14 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pydantic import JsonValue
+
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.paths import cache_folder
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(:|//)")
+# For JSON schemas: Prefect's server refuses by it what would else be kept with a run's parameters for ever.
+WITHOUT_SECRETS: dict[str, JsonValue] = {"pattern": r"^(?![A-Za-z][A-Za-z0-9+.\-]*://[^/]*@)"}
 _LOCAL = frozenset({"file", "local"})
 
 

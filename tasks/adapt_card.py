@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from logitfuse.storage.settings import changed_settings
 from logitfuse.tasks.licences import public_name
+from logitfuse.tasks.markdown_text import fenced, plain
 from logitfuse.tasks.model_card import NAMED_SHARDS, dumped, front_matter, loading, origin
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def adapt_card(run: Run, given: Source, settings: TrainSettings, shards: tuple[Record, ...]) -> str:
     """Return the README of a model that was continued on the training text, with the hub's front matter."""
     models = [("base", given)]
-    name, corpus = public_name(given.home.settings.model), public_name(run.recipe.corpus.source)
+    name, corpus = (plain(public_name(one)) for one in (given.home.settings.model, run.recipe.corpus.source))
     share = "" if settings.documents == "all" else f", the {settings.documents} half of its documents by their ids"
     sections = [
         f"# {name}, adapted",
@@ -26,7 +27,7 @@ def adapt_card(run: Run, given: Source, settings: TrainSettings, shards: tuple[R
         "before its predictions are compared or fused. Made with logitfuse.",
         loading(None),
         origin(models),
-        f"## Training\n\nWhat differs from the defaults of stage train:\n\n```yaml\n{_changed(settings)}\n```",
+        f"## Training\n\nWhat differs from the defaults of stage train:\n\n{fenced(_changed(settings), 'yaml')}",
         f"## Data\n\n{corpus}, in {len(shards)} shards ({_sums(shards)}). Held-out documents, and training documents "
         "that repeat them, are not among what it learnt from.",
     ]

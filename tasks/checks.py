@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 from logitfuse.storage.atomic import sweep_scratch
@@ -68,9 +70,7 @@ def _refuse_same_weights(sources: list[Source]) -> None:
 
 def check_space(recipe: Recipe) -> None:
     """Refuse to start where the disk is nearly full."""
-    place = recipe.folder
-    while not place.exists():
-        place = place.parent
+    place = check_place(recipe)
     free = shutil.disk_usage(place).free / 1e9
     wanted = recipe.execution.min_free_gb
     if free < wanted:
@@ -78,6 +78,16 @@ def check_space(recipe: Recipe) -> None:
             f"run folder {recipe.folder}: {free:.2f} GB free, execution.min_free_gb asks for {wanted:g}. Make room, "
             "choose another execution.folder, or lower min_free_gb."
         )
+
+
+def check_place(recipe: Recipe) -> Path:
+    """Return the run's folder or the lowest one above it that is there; raise `BadInput` where that is no folder."""
+    place = recipe.folder
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise BadInput(f"run folder {recipe.place}: {place} is no folder. Choose another name or execution.folder.")
+    return place
 
 
 def check_folder(recipe: Recipe) -> None:
@@ -88,6 +98,7 @@ def check_folder(recipe: Recipe) -> None:
     folder = recipe.place
     if not is_url(folder) and recipe.folder.exists() and not recipe.folder.is_dir():
         raise BadInput(f"run folder {folder}: it is a file. Choose another name or execution.folder.")
+    check_place(recipe)
     if is_url(folder) and hosts_of(recipe.execution.hosts) is not None:
         raise BadInput(
             f"run folder {folder}: it is in an object store, and hosts that train one model together need a folder "
@@ -114,7 +125,7 @@ def read_identity(store: LocalStore) -> dict[str, Any]:
     """Return what a run folder says it was made for."""
     try:
         return dict(json.loads(store.read(RUN_FILE)))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, RecursionError):
         raise BadInput(
             f"run folder {store.place}: it is not empty and has no readable {RUN_FILE}, so it is no run folder. Choose "
             "another name or execution.folder."
@@ -126,8 +137,16 @@ def claim_folder(recipe: Recipe) -> None:
 
     Clears away what killed processes left half-written.
     """
-    recipe.folder.mkdir(parents=True, exist_ok=True)
-    for folder in (recipe.folder, *recipe.folder.glob("*/"), *recipe.folder.glob("*/*/")):
+    try:
+        recipe.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"run folder {recipe.place}: it cannot be made ({error.strerror}). Choose an execution.folder that you may "
+            "write to."
+        ) from error
+    inner = [*recipe.folder.glob("*/"), *recipe.folder.glob("*/*/")]
+    root = recipe.folder.resolve()
+    for folder in (recipe.folder, *(one for one in inner if one.resolve().is_relative_to(root))):  # no link leads out
         sweep_scratch(folder)
     store = open_store(recipe.execution.folder, recipe.name)
     store.create(RUN_FILE, canonical_json(_identity(recipe)) + b"\n")

@@ -84,12 +84,12 @@ def read_record(store: LocalStore, path: str) -> Record | None:
     """Return the record at a path if it stands and its files have the recorded sizes; raise `ShardCorrupt`."""
     try:
         record = from_bytes(store.read(path), path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if record.path != path:
         raise ShardCorrupt(
-            f"{path}: the record of another result, {record.path}, lies here. Delete it and run its stage again; only "
-            "it is redone."
+            f"{path}: this is the record of another result ({record.path}). Delete it and run its stage again; only it "
+            "is redone."
         )
     whole = all(store.size(record, file) == file.bytes for file in record.files)
     return record if whole else None

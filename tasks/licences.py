@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from logitfuse.storage.urls import is_url
+from logitfuse.storage.yaml_text import YamlRefused, parse_yaml
 from logitfuse.tasks.models.home import PACKAGE_PREFIX, ModelHome
 from logitfuse.tasks.packaged.models import MODELS
 
@@ -49,8 +48,8 @@ def front_matter(readme: Path) -> dict[str, Any]:
         return {}
     found = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
-        facts = yaml.safe_load(found[1]) if found else None
-    except yaml.YAMLError:
+        facts = parse_yaml(found[1]) if found else None
+    except YamlRefused:
         return {}
     return facts if isinstance(facts, dict) else {}
 

@@ -15,6 +15,7 @@ import yaml
 
 from logitfuse.tasks.arms import CONTROL, source_of
 from logitfuse.tasks.licences import NOT_STATED, hub_id, is_hub_id, licence_facts, licence_of, public_name, revision_of
+from logitfuse.tasks.markdown_text import fenced, plain
 from logitfuse.tasks.results import MEAN
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def base_facts(models: Sequence[tuple[str, Source]], relation: str) -> dict[str,
 
 
 def _introduction(run: Run, arm: str, settings: TrainSettings) -> str:
-    corpus = public_name(run.recipe.corpus.source)
+    corpus = plain(public_name(run.recipe.corpus.source))
     if arm == CONTROL:
         return (
             f"{run.target.label}, continued on {corpus} with the plain language-model loss. It saw the same tokens in "
@@ -128,7 +129,8 @@ def origin(models: list[tuple[str, Source]], more: str = "") -> str:
     for role, model in models:
         home, prints = model.home, (model.home.fingerprint, model.vocabulary.fingerprint)
         name, revision = public_name(home.settings.model), revision_of(home)
-        cells = [role, name, revision or "–", licence_of(home), *(f"`{p[:23]}`" for p in prints)]
+        told = [plain(cell) for cell in (role, name, revision or "–", licence_of(home))]
+        cells = [*told, *(f"`{p[:23]}`" for p in prints)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(
         [*lines, "", "The licences of all of these models apply to this one, and so may the text's." + more]
@@ -176,7 +178,7 @@ def _results(done: Done | None) -> str:
         row = {(r.model, r.role): r for r in done.results if r.domain == domain}
         documents = next(iter(row.values())).documents
         cells = [_cell(row.get(model), domain == MEAN) for model in models]
-        lines.append(f"| {domain} ({documents} documents) | {' | '.join(cells)} |")
+        lines.append(f"| {plain(domain)} ({documents} documents) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -188,12 +190,13 @@ def _cell(result: Result | None, bold: bool) -> str:
 
 
 def _data(run: Run, shards: tuple[Record, ...]) -> str:
+    name = plain(public_name(run.recipe.corpus.source))
     sums = ", ".join(f"`{shard.checksum[7:19]}`" for shard in shards[:NAMED_SHARDS])
     more = " …" if len(shards) > NAMED_SHARDS else ""
     corpus = run.recipe.corpus
-    revision = f" at revision {corpus.revision}" if corpus.revision else ""
+    revision = f" at revision {plain(corpus.revision)}" if corpus.revision else ""
     return (
-        f"## Data\n\n{public_name(corpus.source)}{revision}, in {len(shards)} fused shards ({sums}{more}). Held-out "
+        f"## Data\n\n{name}{revision}, in {len(shards)} fused shards ({sums}{more}). Held-out "
         "documents, and training documents that repeat them, are not among what it learnt from."
     )
 
@@ -218,7 +221,7 @@ def _recipe(run: Run) -> str:
             model["model"] = public_name(model["model"])
     if "source" in recipe.get("corpus", {}):
         recipe["corpus"]["source"] = public_name(recipe["corpus"]["source"])
-    return f"## Recipe\n\nOf local paths only the last part is shown.\n\n```yaml\n{dumped(recipe)}\n```"
+    return f"## Recipe\n\nOf local paths only the last part is shown.\n\n{fenced(dumped(recipe), 'yaml')}"
 
 
 def dumped(content: dict[str, Any]) -> str:

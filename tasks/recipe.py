@@ -7,14 +7,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from logitfuse.kernels.closest_name import did_you_mean, known_names
 from logitfuse.storage.errors import BadInput
+from logitfuse.storage.paths import user_path
 from logitfuse.storage.places import run_folder, run_place
 from logitfuse.storage.settings import Settings
-from logitfuse.storage.urls import check_url, is_url
+from logitfuse.storage.urls import WITHOUT_SECRETS, check_url, is_url
+from logitfuse.storage.yaml_text import MOST_BYTES, YamlRefused, parse_yaml
 from logitfuse.tasks.align_settings import AlignSettings, check_align_inputs
 from logitfuse.tasks.arms import arms, pair_sources
 from logitfuse.tasks.capture_settings import CaptureSettings
@@ -26,7 +27,7 @@ from logitfuse.tasks.ensemble import weights_of as ensemble_members
 from logitfuse.tasks.evaluate import EvaluateSettings
 from logitfuse.tasks.fuse_settings import FuseSettings, check_advantage, check_inputs, check_weights, weights_among
 from logitfuse.tasks.merge_settings import MERGED, MergeSettings, check_merge, merges
-from logitfuse.tasks.models.reference import ModelSettings
+from logitfuse.tasks.models.reference import LONGEST_LABEL, ModelSettings
 from logitfuse.tasks.suites_settings import SuiteSettings
 from logitfuse.tasks.training.hosts import HostSettings
 from logitfuse.tasks.training.settings import TrainSettings
@@ -43,6 +44,7 @@ class Execution(Settings):
         title="Runs folder",
         description="Folder that holds a folder per run: a path, or a URL such as s3://bucket/runs (needs the extra "
         "logitfuse[s3]).",
+        json_schema_extra=WITHOUT_SECRETS,
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", title="Device", description="Where models compute.")
     workers: int = Field(2, ge=1, title="Workers", description="Shards worked on at once in the data stages.")
@@ -106,6 +108,10 @@ class Execution(Settings):
     def _folder_can_be_used(self) -> Execution:
         if is_url(self.folder):
             check_url(self.folder, "folder")
+        elif not self.folder.strip():
+            raise ValueError("folder: it is empty; write . for the folder that you are in")
+        else:
+            user_path(self.folder, "folder")
         return self
 
 
@@ -144,6 +150,8 @@ class Recipe(Settings):
     def _is_a_folder_name(cls, name: str) -> str:
         if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
             raise ValueError(f"{name!r} becomes a folder's name: use letters, digits, '-', '_' and '.' only")
+        if len(name.encode()) > LONGEST_LABEL:
+            raise ValueError(f"it becomes a folder's name of more than {LONGEST_LABEL} bytes; give a shorter one")
         return name
 
     @model_validator(mode="after")
@@ -264,12 +272,9 @@ def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> Sequence[st
 
 
 def _text_of(path: str) -> str:
-    file = Path(path).expanduser()
+    file = user_path(path, "recipe")
     if file.is_file():
-        try:
-            return file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{path}: not UTF-8 at byte {error.start}. A recipe is a UTF-8 YAML file.") from None
+        return read_text_file(file, path, "A recipe is a UTF-8 YAML file.")
     name = path.removesuffix(".yaml") + ".yaml"
     shipped = shipped_recipes()
     if name in shipped:
@@ -279,11 +284,25 @@ def _text_of(path: str) -> str:
     raise BadInput(f"{path}: no such file, and no shipped recipe of that name. {which}")
 
 
+def read_text_file(file: Path, called: str, advice: str) -> str:
+    """Return the text of a small file that a user wrote; raise `BadInput` that calls it so and ends with the advice."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise BadInput(f"{called}: it has more than {MOST_BYTES:,} bytes. {advice}")
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{called}: not UTF-8 at byte {error.start}. {advice}") from None
+    except OSError as error:
+        raise BadInput(f"{called}: it cannot be read ({error.strerror}). {advice}") from None
+
+
 def _parse(text: str, path: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        content = parse_yaml(text)
+    except YamlRefused as error:
+        raise BadInput(f"{path}: not YAML: {error}. Mend the file.") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -296,12 +315,21 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     name, equals, value = override.partition("=")
     if not equals or not name:
         raise BadInput(f"--set {override}: write it as field.field=value.")
+    where = f"--set {override[:200]}"
     *path, last = name.split(".")
     place: Any = content
     for part in path:
-        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-    key = int(last) if isinstance(place, list) else last
+        place = place[_entry(place, part, where)] if isinstance(place, list) else place.setdefault(part, {})
+        if not isinstance(place, (dict, list)):
+            raise BadInput(f"{where}: {part!r} is a value and holds no fields. Set it whole, or leave it.")
     try:
-        place[key] = yaml.safe_load(value)
-    except (yaml.YAMLError, TypeError) as error:
-        raise BadInput(f"--set {override}: {error}") from None
+        place[_entry(place, last, where) if isinstance(place, list) else last] = parse_yaml(value)
+    except YamlRefused as error:
+        raise BadInput(f"{where}: the value is not YAML: {error}. Quote text that is none.") from None
+
+
+def _entry(place: list[Any], part: str, where: str) -> int:
+    """Return the number of an entry of a list."""
+    if not (part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(place)):
+        raise BadInput(f"{where}: {part!r} is no number of an entry; there are {len(place)}, counted from 0.")
+    return int(part)

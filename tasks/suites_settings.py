@@ -72,6 +72,22 @@ class SuiteSettings(Settings):
         """Whether anything is to be asked at all."""
         return bool(self.names or self.tasks or self.include_path)
 
+    @property
+    def code_that_runs(self) -> tuple[str, ...]:
+        """What running these suites would execute of others' code, in words for whoever starts it."""
+        said = []
+        if self.include_path:
+            said.append(
+                f"suites.include_path: Python functions that task files in {self.include_path} name are run as you, "
+                "here, with all that you may do. Stop now if you do not trust who wrote them."
+            )
+        if self.execute_generated_code:
+            said.append(
+                "suites.execute_generated_code: programs that models write are run on this machine, in a child with "
+                "limits. That stops accidents, not an attacker: they can read what you can read."
+            )
+        return tuple(said)
+
     def of_task(self, *, runs_code: bool) -> "SuiteSettings":
         """Return what can change one task's result, for its key: not which others are asked, nor the permission."""
         default = SuiteSettings()

@@ -16,7 +16,7 @@ from logitfuse.storage.errors import BadInput
 SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
 FOR_THE_SERVER = (DATABASE, SERVER_AUTH)  # secrets that workers and runs have no use for
 # A profile or a key of another server must not reach this one's clients.
-OF_OTHER_SERVERS = ("PREFECT_PROFILE", "PREFECT_API_KEY", "PREFECT_API_URL")
+OF_OTHER_SERVERS = ("PREFECT_PROFILE", "PREFECT_API_KEY", "PREFECT_API_URL", "PREFECT_SERVER_API_HOST")
 WANTED = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",  # outlive it
     "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",  # a page that is open in the browser could start runs here

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from logitfuse.kernels.vocabulary_map import VocabularyView
 from logitfuse.storage.errors import BadInput, ModelRefused
+from logitfuse.storage.paths import user_path
 from logitfuse.tasks.models.home import PACKAGE_PREFIX
 from logitfuse.tasks.models.vocabulary import Vocabulary, load_tokenizer, read_vocabulary, vocabulary_view
 from logitfuse.tasks.packaged.models import MODELS, fetch_model
@@ -49,7 +50,7 @@ def _check_file(path: Path) -> None:
         return
     try:
         spec = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelRefused(f"{path} cannot be read as JSON: {error}. Save or download the tokenizer again.") from error
     missing = [part for part in ("added_tokens", "model") if not isinstance(spec, dict) or part not in spec]
     if missing:
@@ -64,7 +65,7 @@ def _location(reference: str) -> Path | str:
         name = reference.removeprefix(PACKAGE_PREFIX)
         require_known("tokenizer or model", name, [*TOKENIZERS, *MODELS])
         return fetch_model(name) if name in MODELS else tokenizer_folder(name)
-    local = Path(reference).expanduser()
+    local = user_path(reference, "tokenizer")
     if local.is_dir():
         return local
     if reference.startswith((".", "/", "~")) or reference.count("/") != 1:

@@ -27,7 +27,11 @@ def list_files(source: str, format: str) -> tuple[Path, list[Path]]:
         return path.parent, [path]
     if path.is_dir():
         endings = sum(ENDINGS.values(), ()) if format == "auto" else ENDINGS[format]
-        files = [file for file in path.rglob("*") if file.name.endswith(endings) and _visible(file.relative_to(path))]
+        try:
+            found = list(path.rglob("*"))
+        except OSError as error:
+            raise BadInput(f"{source} cannot be looked through ({error}). Give a folder of the text alone.") from error
+        files = [file for file in found if file.name.endswith(endings) and _visible(file.relative_to(path))]
         return path, _ordered(path, files, f"{source} has no {', '.join(endings)} file")
     if glob.has_magic(source):
         root = _fixed_part(path)

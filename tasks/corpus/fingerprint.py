@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from logitfuse.storage.checksums import checksum_bytes, checksum_file
+from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.corpus.files import list_files
 from logitfuse.tasks.corpus.hub import is_saved_dataset, resolved_revision
 from logitfuse.tasks.corpus.readers import is_hub_source, located
@@ -32,7 +33,10 @@ def _stamp(file: Path) -> tuple[int, int, int]:
 @lru_cache(maxsize=4096)
 def _checksum(file: Path, size: int, time: int, inode: int) -> str:
     """Checksum a file; its stamp only spares reading it again within one process."""
-    return checksum_file(file)
+    try:
+        return checksum_file(file)
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}. Check its permissions.") from error
 
 
 def _files(settings: CorpusSettings) -> tuple[Path, list[Path]]:

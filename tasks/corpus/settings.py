@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from logitfuse.storage.settings import Settings
-from logitfuse.storage.urls import check_url, is_url
+from logitfuse.storage.urls import WITHOUT_SECRETS, check_url, is_url
 
 
 class CorpusSettings(Settings):
@@ -19,6 +19,7 @@ class CorpusSettings(Settings):
         description="`package:demo`; a .jsonl, .jsonl.gz, .parquet or .txt file; a folder or a glob of such files; a "
         "folder written by `datasets.save_to_disk`; the id of a data set on the Hugging Face hub, such as "
         "`JeanKaddour/minipile`; or the URL of such a file, folder or glob, such as s3://bucket/corpus.jsonl.",
+        json_schema_extra=WITHOUT_SECRETS,
     )
     revision: str | None = Field(
         default=None,

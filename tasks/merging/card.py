@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from logitfuse.tasks.licences import licence_of, public_name, revision_of
+from logitfuse.tasks.markdown_text import plain
 from logitfuse.tasks.merge_settings import merged_models
 from logitfuse.tasks.model_card import base_facts, dumped, parents
 
@@ -46,6 +47,7 @@ def _origin(known: list[tuple[str, Source]]) -> str:
     lines = ["## What it was made from", "", "| role | model | revision | licence | weights |", "|---|---|---|---|---|"]
     for role, model in known:
         home = model.home
-        cells = [role, public_name(home.settings.model), revision_of(home) or "–", licence_of(home)]
+        told = (role, public_name(home.settings.model), revision_of(home) or "–", licence_of(home))
+        cells = [plain(cell) for cell in told]
         lines.append(f"| {' | '.join([*cells, f'`{home.fingerprint[:23]}`'])} |")
     return "\n".join([*lines, "", "The licences of all of these models apply to this one."])

@@ -50,7 +50,7 @@ def _same_architecture(model: Source, base: Source) -> None:
 def _architecture(source: Source) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(source.home.folder).to_dict()
+    config = AutoConfig.from_pretrained(source.home.folder, trust_remote_code=False).to_dict()
     return {n: v for n, v in config.items() if n not in NO_ARCHITECTURE and not n.endswith("_token_id")}
 
 

@@ -60,7 +60,7 @@ class Weights:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         with torch.device("meta"):  # only the names are wanted
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.folder))
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.folder, trust_remote_code=False))
         model.tie_weights()
         tied: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):

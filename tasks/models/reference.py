@@ -2,11 +2,13 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from logitfuse.storage.settings import Settings
-from logitfuse.storage.urls import check_url, is_url
+from logitfuse.storage.urls import WITHOUT_SECRETS, check_url, is_url
 from logitfuse.tasks.training.adapt_settings import AdaptSettings
+
+LONGEST_LABEL = 120  # bytes; names of folders, locks and files are made with it, which may have 255
 
 
 class ModelSettings(Settings):
@@ -19,6 +21,7 @@ class ModelSettings(Settings):
         title="Model",
         description="A local folder, a hub id such as meta-llama/Llama-2-7b-hf, package:NAME for a packaged model, or "
         "the URL of a folder, such as s3://bucket/model.",
+        json_schema_extra=WITHOUT_SECRETS,
     )
     name: str = Field(
         "",
@@ -60,6 +63,12 @@ class ModelSettings(Settings):
     @classmethod
     def _is_a_plain_url(cls, model: str) -> str:
         return check_url(model, "model") if is_url(model) else model
+
+    @model_validator(mode="after")
+    def _is_short_enough(self) -> "ModelSettings":
+        if len(self.label.encode()) > LONGEST_LABEL:
+            raise ValueError(f"its short name has more than {LONGEST_LABEL} bytes; give it a shorter `name`")
+        return self
 
     @property
     def weights(self) -> tuple[str, str, str]:

@@ -53,7 +53,7 @@ class Source:
     def config(self) -> dict[str, Any]:
         """The model's config.json; a multi-modal model's text part."""
         config = json.loads((self.home.folder / "config.json").read_text())
-        return {**config, **config.get("text_config", {})}
+        return {**config, **(config.get("text_config") or {})}
 
     @property
     def head_width(self) -> int:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from logitfuse.kernels.pieces import CONTINUATION_MARK, SPACE_MARK, Kind
@@ -10,6 +10,8 @@ from logitfuse.storage.errors import ModelRefused
 
 BEHAVIOUR = ("normalizer", "pre_tokenizer", "model", "decoder", "added_tokens")
 Spec = dict[str, Any]
+LARGEST_ID = 1 << 24  # the largest vocabularies have a few hundred thousand
+MOST_GROWTH = 64  # characters for one of the text; known tokenizers have 3, for a space
 
 
 def read_kind(spec: Spec) -> Kind:
@@ -32,6 +34,32 @@ def read_kind(spec: Spec) -> Kind:
         f"bytes. Known: byte-level BPE, SentencePiece (BPE or Unigram with '{SPACE_MARK}'), WordPiece with "
         f"'{CONTINUATION_MARK}'."
     )
+
+
+def check_spec(spec: Spec, where: str) -> None:
+    """Refuse a tokenizer that would take all memory: ids far apart, or rules by which a text grows without bound."""
+    added, model = spec.get("added_tokens") or [], spec.get("model") or {}
+    tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids = [*(token.get("id") for token in tokens), *(vocabulary.values() if isinstance(vocabulary, dict) else ())]
+    highest = max((token for token in ids if isinstance(token, int)), default=0)
+    if highest > LARGEST_ID:
+        raise ModelRefused(f"{where}: it has the token id {highest:,}; ids go to {LARGEST_ID:,}. Fetch it again.")
+    growth = 1
+    for rule in _rules(spec.get("normalizer")):
+        growth *= max(1, *(len(rule[name]) for name in ("content", "prepend") if isinstance(rule.get(name), str)), 1)
+    if growth > MOST_GROWTH:
+        raise ModelRefused(
+            f"{where}: its normalizer could make a text more than {MOST_GROWTH} times as long. Use another tokenizer."
+        )
+
+
+def _rules(component: Any) -> Iterator[Spec]:
+    """Yield a component's parts whatever they are, sequences unfolded."""
+    if isinstance(component, dict):
+        yield component
+        for inner in component.get("normalizers") or ():
+            yield from _rules(inner)
 
 
 def adds_space(spec: Spec) -> bool:

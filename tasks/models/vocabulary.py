@@ -19,8 +19,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from logitfuse.kernels.pieces import SPACE_MARK, Kind, byte_pieces, piece_bytes
 from logitfuse.kernels.vocabulary_map import MapContext, TwiceCut, VocabularyView
 from logitfuse.storage.errors import ModelRefused
+from logitfuse.tasks.models.folder import read_object, refusing
 from logitfuse.tasks.models.token_ends import Ends, Ids, certain_ends, tiled_ends
-from logitfuse.tasks.models.tokenizer_spec import Spec, adds_space, fingerprint, model_ids, read_kind
+from logitfuse.tasks.models.tokenizer_spec import Spec, adds_space, check_spec, fingerprint, model_ids, read_kind
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -71,15 +72,16 @@ def load_tokenizer(folder: str | Path, revision: str | None = None) -> PreTraine
 
     Raises ModelRefused where there is none, or none that the `tokenizers` library runs.
     """
-    try:
+    advice = (
+        "Give a folder with a tokenizer.json, or a hub id that can be reached; tokenizers that need their own code are "
+        "not run."
+    )
+    if (file := Path(folder) / "tokenizer.json").is_file():
+        check_spec(read_object(file, f"tokenizer {folder}"), str(file))
+    with refusing(f"{folder}: no tokenizer could be loaded", advice):
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), revision=revision, use_fast=True, trust_remote_code=False
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelRefused(
-            f"{folder}: no tokenizer could be loaded ({' '.join(str(error).split())[:300]}). Give a folder with a "
-            f"tokenizer.json, or a hub id that can be reached; tokenizers that need their own code are not run."
-        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelRefused(
             f"{folder}: its {type(tokenizer).__name__} is not backed by the `tokenizers` library, so tokens cannot be "
@@ -95,6 +97,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
     that tokenises at random.
     """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    check_spec(spec, "the tokenizer")  # what its other files added is in it too
     kind = read_kind(spec)
     own = model_ids(spec["model"])
     added = {token["content"]: token for token in spec["added_tokens"]}
@@ -169,7 +172,9 @@ def encode_texts(
     batch = list(texts)
     with _plain(tokenizer.backend_tokenizer, specials) as backend:
         results: list[tuple[Ids, Ends]] = []
-        for text, encoding in zip(batch, backend.encode_batch_fast(batch, add_special_tokens=False), strict=True):
+        with refusing("the tokenizer fails on a text", "Its rules (tokenizer.json) are broken; use another model."):
+            encodings = backend.encode_batch_fast(batch, add_special_tokens=False)
+        for text, encoding in zip(batch, encodings, strict=True):
             ids = np.array(encoding.ids, np.int32)
             ends = tiled_ends(ids, vocabulary.texts, vocabulary.text_lengths, text.encode())
             results.append((ids, _ends_by_spans(backend, vocabulary, text) if ends is None else ends))

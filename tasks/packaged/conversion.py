@@ -39,7 +39,7 @@ def _plain_model(gguf_file: Path, vocabulary: Vocabulary) -> PreTrainedModel:
     options: dict[str, Any] = {"dtype": torch.bfloat16, "gguf_file": gguf_file.name}
     if hasattr(transformers, "GgufConfig"):  # newer versions would keep weights packed where a kernel is installed
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf_file.parent, **options)
+    loaded = AutoModelForCausalLM.from_pretrained(gguf_file.parent, trust_remote_code=False, **options)
     ids = {f"{name}_token_id": id for name, id in vocabulary.special.items() if name != "unk"}
     config = _plain_config(loaded.config, ids)
     with torch.device("meta"):  # weights come from the loaded model, so none are made at random first

@@ -7,12 +7,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from logitfuse.kernels.closest_name import known_names
 from logitfuse.storage.errors import BadInput
-from logitfuse.tasks.recipe import apply_override, explain, recipe_content
+from logitfuse.storage.paths import user_path
+from logitfuse.storage.yaml_text import YamlRefused, parse_yaml
+from logitfuse.tasks.recipe import apply_override, explain, read_text_file, recipe_content
 from logitfuse.tasks.study.likeness import resolve
 from logitfuse.tasks.study.settings import Study
 
@@ -44,7 +45,7 @@ def read_study(path: str, overrides: Sequence[str] = ()) -> tuple[Study, dict[st
 
 
 def _beside(path: str, name: str) -> str:
-    beside = Path(path).expanduser().parent / name
+    beside = user_path(path, "study").parent / user_path(name, f"{path}: recipe")
     return str(beside) if beside.is_file() else name
 
 
@@ -92,13 +93,14 @@ def _put(place: Any, name: str, value: Any, where: str) -> None:
 
 
 def _content(path: str) -> dict[str, Any]:
-    file = Path(path).expanduser()
+    file = user_path(path, "study")
     if not file.is_file():
         file = _shipped(path)
+    text = read_text_file(file, path, "A study is a UTF-8 YAML file.")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not YAML in UTF-8: {' '.join(str(error).split())}") from None
+        content = parse_yaml(text)
+    except YamlRefused as error:
+        raise BadInput(f"{path}: not YAML in UTF-8: {error}") from None
     if not isinstance(content, dict):
         raise BadInput(f"{path}: a study is a mapping of fields, not a {type(content).__name__}.")
     return content

@@ -15,10 +15,14 @@ FORMAT = 1
 def read_results(path: Path) -> dict[str, Any]:
     """Return what a file of results holds, an empty one where there is no file; raises `BadInput`."""
     try:
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path}: this is no file. Give the one that `logitfuse study --json` wrote.")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {"format": FORMAT, "primary": None, "studies": {}}
-    except (OSError, ValueError) as error:
+    except BadInput:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path}: no file of results: {error}. Give another file, or remove this one.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT or "studies" not in content:
         raise BadInput(f"{path}: not made by `logitfuse study --json`. Give another file, or remove this one.")

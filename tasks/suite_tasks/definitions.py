@@ -13,6 +13,8 @@ import yaml
 from logitfuse.storage.checksums import checksum_bytes, checksum_file
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.keys import canonical_json
+from logitfuse.storage.paths import user_path
+from logitfuse.storage.yaml_text import YamlRefused, parse_yaml
 from logitfuse.tasks.packaged.task_files import fetch_tasks
 from logitfuse.tasks.suite_tasks.harness import built_in_folder, harness_version, registered_tasks
 from logitfuse.tasks.suite_tasks.known import BUILT_IN, INLINE, PROGRAM
@@ -53,7 +55,7 @@ def chosen_tasks(settings: SuiteSettings) -> list[Definition]:
     """Return the tasks of all that is named, each once, in the order of the tables; raise `BadInput`."""
     found = [definition for name in settings.names for definition in _of_suite(name)]
     if settings.include_path:
-        found += _of_folder(Path(settings.include_path).expanduser(), "own", "suites.include_path")
+        found += _of_folder(user_path(settings.include_path, "suites.include_path"), "own", "suites.include_path")
     found += [_built_in("tasks", name, file) for name, file in registered_tasks(settings.tasks).items()]
     by_name: dict[str, Definition] = {}
     for definition in found:
@@ -85,7 +87,7 @@ def _of_folder(folder: Path, suite: str, where: str) -> list[Definition]:
     if not folder.is_dir():
         raise BadInput(f"{where}: {folder} is no folder. Give a folder of task files (YAML).")
     found = []
-    for file in sorted(folder.rglob("*.yaml")):
+    for file in _task_files(folder, where):
         config = read_task(file)
         if isinstance(config.get("task"), str):  # groups name tasks, parts are included by them
             content = checksum_bytes(canonical_json([[name, checksum_file(f)] for name, f in _files_of(file)]))
@@ -93,6 +95,13 @@ def _of_folder(folder: Path, suite: str, where: str) -> list[Definition]:
     if not found:
         raise BadInput(f"{where}: no file *.yaml under {folder} defines a task. It needs an entry `task: NAME`.")
     return found
+
+
+def _task_files(folder: Path, where: str) -> list[Path]:
+    try:
+        return sorted(file for file in folder.rglob("*.yaml") if file.is_file())
+    except OSError as error:
+        raise BadInput(f"{where}: {folder} cannot be looked through ({error}). Give a folder of task files.") from None
 
 
 def _plain(config: dict[str, Any]) -> str:
@@ -113,8 +122,8 @@ _Reader.add_constructor(FUNCTION, _function)
 def read_task(file: Path) -> dict[str, Any]:
     """Return a task file's content, what it includes first, functions as text; raise `BadInput` naming the file."""
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _Reader)  # a SafeLoader
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = parse_yaml(file.read_text(encoding="utf-8"), _Reader)
+    except (OSError, ValueError, YamlRefused) as error:
         raise BadInput(f"{file}: not a task file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise BadInput(f"{file}: a task file is a mapping of fields, not a {type(content).__name__}.")
@@ -127,7 +136,7 @@ def read_task(file: Path) -> dict[str, Any]:
 
 def _files_of(file: Path) -> list[tuple[str, Path]]:
     """Return a task file and every file it names (data, parts, Python modules), with the names it uses."""
-    content = yaml.load(file.read_text(encoding="utf-8"), _Reader)  # a SafeLoader
+    content = parse_yaml(file.read_text(encoding="utf-8"), _Reader)
     named = [(file.name, file)]
     for text in _texts(content):
         is_function = text.startswith(f"{FUNCTION} ")

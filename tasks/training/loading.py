@@ -59,7 +59,7 @@ def load_base(folder: Path, attention: str | None = None) -> PreTrainedModel:
     chosen = {"attn_implementation": attention} if attention else {}
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, **chosen
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True, **chosen
         )
     except ValueError as error:
         if attention is None:

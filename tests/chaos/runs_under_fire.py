@@ -165,7 +165,7 @@ class Disturbed:
         if way == "redone":
             for stage in self.draw.sample(ORDER, 3):
                 self._attempt([["stage", stage, str(recipe), "--plain", "--redo"]])
-            self._until_done(run_command(recipe), 1)
+                self._until_done(run_command(recipe), 1)
         self.runs.append((way, self.kills - before))
         folder = self.wanted.run_folder(name)
         self.faults += [f"{name}, {way}: {fault}" for fault in self._compared(folder, recipe)]

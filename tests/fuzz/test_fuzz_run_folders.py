@@ -1,0 +1,156 @@
+"""Run folders from anybody: records, shards and links that no run has made are read or refused, never followed out."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import answer, check_answer, refused
+from hypothesis import given
+from hypothesis import strategies as st
+from mutations import HOSTILE_TEXTS, damaged, distorted, fuzzing
+
+from logitfuse.storage.checksums import checksum_bytes
+from logitfuse.storage.errors import ShardCorrupt
+from logitfuse.storage.keys import canonical_json
+from logitfuse.storage.records import from_bytes
+from logitfuse.storage.shards import stored_file
+
+COMMANDS = (["status"], ["verify"], ["stage", "encode", "--plain"])
+
+
+@contextmanager
+def copied(home: Any) -> Iterator[Path]:
+    """A copy of the run under another name, for one example."""
+    folder = home.root / "runs" / "copy"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield Path(shutil.copytree(home.run, folder))
+    shutil.rmtree(folder)
+
+
+def told(home: Any, command: list[str]) -> int:
+    found = answer(*command, str(home.recipe), "--set", "name=copy")
+    check_answer(found)
+    return found.code
+
+
+def signed(body: Any) -> bytes:
+    return canonical_json({"record": body, "checksum": checksum_bytes(canonical_json(body))})
+
+
+@fuzzing(4)
+@given(st.data())
+def test_damaged_and_distorted_records(home: Any, data: st.DataObject) -> None:
+    with copied(home) as folder:
+        file = data.draw(st.sampled_from(sorted(folder.rglob("*.json"))))
+        content = file.read_bytes()
+        if data.draw(st.booleans(), "signed") and "record" in json.loads(content):
+            tree = data.draw(distorted(json.loads(content)["record"]))
+            try:
+                file.write_bytes(signed(tree))
+            except ValueError:  # NaN has no place in any record
+                return
+        else:
+            file.write_bytes(data.draw(damaged(content)))
+        told(home, data.draw(st.sampled_from(COMMANDS)))
+
+
+@fuzzing(60)
+@given(st.data())
+def test_a_record_is_whole_or_refused(home: Any, data: st.DataObject) -> None:
+    file = data.draw(st.sampled_from(sorted(home.run.glob("*/*.json"))))
+    body = json.loads(file.read_bytes())["record"]
+    try:
+        record = from_bytes(signed(data.draw(distorted(body))), file.name)
+    except (ShardCorrupt, ValueError):
+        return
+    names = [record.place, record.name, *(stored.name for stored in record.files)]
+    assert not any(name.startswith("/") or ".." in name.split("/") or "\0" in name for name in names)
+
+
+@pytest.mark.parametrize("data", [b"", b"[" * 100_000, b"1" * 5000, b'{"record": [], "checksum": 1}', b"\xff", b"null"])
+def test_what_is_no_record(home: Any, data: bytes) -> None:
+    with pytest.raises(ShardCorrupt, match="the record is damaged"):
+        from_bytes(data, "capture/x/part-00000.json")
+    with copied(home) as folder:
+        (folder / "run.json").write_bytes(data)
+        assert told(home, ["verify"]) == 2
+
+
+@pytest.mark.parametrize("name", ["../../../outside", "/etc/passwd", "a\0b", "..", "a//b", "x/../../y"])
+def test_a_signed_record_cannot_name_files_outside(home: Any, name: str) -> None:
+    with copied(home) as folder:
+        for file in folder.glob("prepare/part-*.json"):
+            body = json.loads(file.read_bytes())["record"]
+            body["files"][0]["name"] = name
+            file.write_bytes(signed(body))
+        assert told(home, ["status"]) == 1
+        assert told(home, ["verify"]) == 1
+
+
+@fuzzing(3)
+@given(st.data())
+def test_damaged_shards(home: Any, data: st.DataObject) -> None:
+    """Vouched for by a record that is signed anew: only the content can tell, and need not; it must not break."""
+    with copied(home) as folder:
+        file = data.draw(st.sampled_from(sorted(folder.rglob("*.parquet"))))
+        before = file.read_bytes()
+        file.write_bytes(data.draw(damaged(before)))
+        if file.read_bytes() != before:
+            assert told(home, ["verify"]) == 1
+        record = file.with_suffix(".json")
+        body = json.loads(record.read_bytes())["record"]
+        body["files"] = [stored_file(file, file.name).model_dump()]
+        record.write_bytes(signed(body))
+        told(home, data.draw(st.sampled_from(COMMANDS)))
+
+
+@pytest.mark.parametrize("inner", ["encode", "prepare", ".locks"])
+def test_links_out_of_a_run_folder_are_not_written_through(home: Any, inner: str) -> None:
+    outside = home.root / "scratch" / "outside"
+    outside.mkdir(exist_ok=True)
+    with copied(home) as folder:
+        for name in {inner, "encode"}:
+            shutil.rmtree(folder / name)
+        (folder / inner).symlink_to(outside)
+        refused("run", str(home.recipe), "--plain", "--stop-after", "encode", "--set", "name=copy")
+        assert not list(outside.iterdir())
+
+
+def test_a_journal_or_lock_that_is_a_link_is_not_written_through(home: Any) -> None:
+    precious = home.root / "scratch" / "precious"
+    precious.write_text("precious")
+    with copied(home) as folder:
+        locks = [path.name for path in (folder / ".locks").iterdir()]
+        shutil.rmtree(folder / "encode")
+        shutil.rmtree(folder / ".locks")
+        (folder / ".locks").mkdir()
+        for name in locks:
+            (folder / ".locks" / name).symlink_to(precious)
+        (folder / "journal.jsonl").unlink()
+        (folder / "journal.jsonl").symlink_to(precious)
+        refused("run", str(home.recipe), "--plain", "--stop-after", "encode", "--set", "name=copy")
+    assert precious.read_text() == "precious"
+
+
+def test_a_run_folder_as_a_whole_may_be_a_link(home: Any) -> None:
+    elsewhere = home.root / "scratch" / "elsewhere"
+    with copied(home) as folder:
+        shutil.copytree(folder, elsewhere)
+    (home.root / "runs" / "copy").symlink_to(elsewhere)
+    shutil.rmtree(elsewhere / "encode")
+    assert told(home, ["stage", "encode", "--plain"]) == 0
+    (home.root / "runs" / "copy").unlink()
+    shutil.rmtree(elsewhere)
+
+
+@fuzzing(8)
+@given(st.sampled_from(HOSTILE_TEXTS))
+def test_names_of_folders_are_plain(home: Any, name: str) -> None:
+    for field in ("name", "target.name"):
+        found = answer("status", str(home.recipe), "--set", f"{field}={json.dumps(name)}")
+        check_answer(found)
+    assert not {path.name for path in (home.root / "runs").iterdir()} - {"tiny"}
