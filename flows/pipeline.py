@@ -5,12 +5,13 @@ from typing import Literal
 import logitfuse.flows.prefect_settings  # noqa: F401
 
 # isort: split
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 
 from logitfuse.flows.execute import stages_between
+from logitfuse.flows.form import with_form
 from logitfuse.flows.handed_out import hand_out_stage
 from logitfuse.flows.session import Session, opened
-from logitfuse.flows.stages import STAGE_FLOWS, saying_how_it_ended
+from logitfuse.flows.stages import STAGE_FLOWS
 from logitfuse.tasks.execute import is_up_to_date
 from logitfuse.tasks.recipe import Recipe
 
@@ -33,14 +34,13 @@ StageName = Literal[
 ]
 
 
-@flow(name="pipeline", flow_run_name="pipeline-{recipe.name}")
-@saying_how_it_ended
+@with_form("pipeline")
 def pipeline(recipe: Recipe, start_at: StageName = "prepare", stop_after: StageName = "report") -> str:
     """Run all stages in order, from corpus to evaluated model; what is up to date is not started.
 
     Args:
         recipe: Everything that defines the run.
-        start_at: First stage to look at.
+        start_at: First stage to look at; those before must be done.
         stop_after: Last stage to run.
     """
     stages = stages_between(start_at, stop_after)
@@ -48,8 +48,7 @@ def pipeline(recipe: Recipe, start_at: StageName = "prepare", stop_after: StageN
         return _run_missing(session, stages)
 
 
-@flow(name="rebuild-fused", flow_run_name="rebuild-fused-{recipe.name}")
-@saying_how_it_ended
+@with_form("rebuild-fused")
 def rebuild_fused(recipe: Recipe) -> str:
     """Bring the fused targets up to date with the corpus, the models and the settings; the target is not trained.
 

@@ -8,6 +8,8 @@ from logitfuse.storage.settings import Settings
 from logitfuse.storage.urls import check_url, is_url
 from logitfuse.tasks.training.adapt_settings import AdaptSettings
 
+FOLDER_NAME = r"^[\w-][\w.-]*$"  # for forms; what is not one is refused in words below, too
+
 
 class ModelSettings(Settings):
     """One model of a recipe, as target or source."""
@@ -24,6 +26,7 @@ class ModelSettings(Settings):
         "",
         title="Short name",
         description="How shards, tables and plots call it. Empty: the last part of the model's own name.",
+        json_schema_extra={"pattern": f"^$|{FOLDER_NAME}"},
     )
     revision: str = Field("", title="Revision", description="Commit or tag of a hub model. Empty: the newest commit.")
     start: Literal["auto", "bos", "none"] = Field(

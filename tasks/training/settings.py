@@ -10,7 +10,7 @@ from logitfuse.kernels.losses.backends import Backend
 from logitfuse.kernels.losses.divergences import DIVERGENCES, check_meaning
 from logitfuse.kernels.losses.residuals import RESIDUALS, leaves_room
 from logitfuse.storage.settings import Settings
-from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
+from logitfuse.tasks.strategy import checked_options, normal_options, options_field, strategy_field
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 DocumentShare = Literal["all", "odd", "even"]
@@ -68,9 +68,7 @@ class TrainSettings(Settings):
         "From the fused targets: cross_entropy; kl, which takes off the targets' own entropy and has the same "
         "gradient; reverse_kl, away from what the targets hold unlikely; jsd, between the two.",
     )
-    divergence_options: dict[str, Any] = Field(
-        {}, title="Options of the divergence", description="Keyword options of the chosen divergence."
-    )
+    divergence_options: dict[str, Any] = options_field(DIVERGENCES, "Options of the divergence")
     temperature: float = Field(
         1.0,
         gt=0,
