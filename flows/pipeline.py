@@ -10,6 +10,8 @@ from prefect import get_run_logger
 from logitfuse.flows.execute import stages_between
 from logitfuse.flows.form import with_form
 from logitfuse.flows.handed_out import hand_out_stage
+from logitfuse.flows.pipeline_page import StageTable
+from logitfuse.flows.result_artifacts import log_result, publish_result
 from logitfuse.flows.session import Session, opened
 from logitfuse.flows.stages import STAGE_FLOWS
 from logitfuse.tasks.execute import is_up_to_date
@@ -62,16 +64,36 @@ def rebuild_fused(recipe: Recipe) -> str:
 
 
 def _run_missing(session: Session, stages: list[str]) -> str:
-    started = []
-    for stage in stages:
-        if is_up_to_date(session.run, [stage]):
-            get_run_logger().info("%s: up to date", stage)
-            continue
-        if session.run.recipe.execution.shards_per_run:
-            hand_out_stage(session, stage)
-        else:
-            STAGE_FLOWS[stage](session.run.recipe)
-        started.append(stage)
+    started: list[str] = []
+    logger = get_run_logger()
+    table = StageTable(session.run.recipe.name, logger.warning)
+    with table.showing():
+        for stage in stages:
+            if is_up_to_date(session.run, [stage]):
+                logger.info("%s: up to date", stage)
+                table.up_to_date(stage)
+                continue
+            with table.at_work(stage) as note:
+                note(_run_stage(session, stage))
+            started.append(stage)
+    if "report" in stages:
+        _show_result(session, fully=bool(started))
     if not started:
         return f"nothing to do: {stages[0]} to {stages[-1]} are up to date"
     return f"ran {', '.join(started)}; {len(stages) - len(started)} stages were up to date"
+
+
+def _run_stage(session: Session, stage: str) -> str:
+    if session.run.recipe.execution.shards_per_run:
+        return hand_out_stage(session, stage)  # which tells the log of this run
+    summary = str(STAGE_FLOWS[stage](session.run.recipe))
+    get_run_logger().info(summary)
+    return summary
+
+
+def _show_result(session: Session, *, fully: bool) -> None:
+    """Say on the pipeline's own page what came of it; where nothing was done, its artifacts stand already."""
+    logger = get_run_logger()
+    if fully:
+        publish_result(session.run, logger.warning)
+    log_result(session.run, logger.info)

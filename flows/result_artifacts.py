@@ -6,6 +6,7 @@ import json
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
@@ -16,6 +17,7 @@ from logitfuse.tasks.reporting.headline import headline
 from logitfuse.tasks.run import Run
 
 NONE = "–"
+MADE = ["fused", "merged", "control", "pair"]  # roles, in the order of the table; all others follow
 
 
 def publish_result(run: Run, warn: Callable[[str], None]) -> None:
@@ -25,27 +27,43 @@ def publish_result(run: Run, warn: Callable[[str], None]) -> None:
     page = report_page(run)
     facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     try:
-        create_markdown_artifact(result_text(facts, page), key=artifact_key(run.recipe.name, "result"))
+        said, key = _plain(headline(facts)), artifact_key(run.recipe.name, "result")
+        create_markdown_artifact(result_text(facts, page), key=key, description=said)
         image = "data:image/png;base64," + b64encode(summary_plot(facts)).decode()
         create_image_artifact(image, key=artifact_key(run.recipe.name, "result-by-domain"), description=headline(facts))
     except Exception as error:  # the server's trouble is not the work's
         warn(f"the result cannot be shown: {type(error).__name__}: {error}. It is in {page}.")
 
 
+def log_result(run: Run, info: Callable[[str], None]) -> None:
+    """Say in two lines what a run gained and where its report is."""
+    page = report_page(run)
+    info(headline(json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))))
+    info(f"The report: {page.resolve()}")
+
+
 def result_text(facts: dict[str, Any], page: Path) -> str:
-    """Return a report's facts as Markdown: the headline, nats per byte by domain and model, what to be careful of."""
+    """Return a report's facts as Markdown: nats per byte by domain and model, what to be careful of, where it is.
+
+    The models that were made come first: a narrow page cuts a table off at its right.
+    """
     from logitfuse.tasks.reporting.plots import shown_domain  # drawing is slow to import
 
     models = list(dict.fromkeys((row["model"], row["role"]) for row in facts["results"]))
+    models.sort(key=lambda model: MADE.index(model[1]) if model[1] in MADE else len(MADE))
     domains = list(dict.fromkeys(row["domain"] for row in facts["results"]))
     cells = {(row["domain"], row["model"], row["role"]): row for row in facts["results"]}
-    lines = [f"# {_plain(facts['run'])}", "", _plain(headline(facts)), "", f"The report: `{page.resolve()}`", ""]
+    lines = [f"# {_plain(facts['run'])}", ""]
     lines += ["Held-out nats per byte, lower is better; in brackets 95% intervals by document.", ""]
     lines += [_row(["domain", *(f"{model} ({role})" for model, role in models)]), "|---" * (len(models) + 1) + "|"]
     lines += [
         _row([shown_domain(domain), *(_cell(cells.get((domain, *model))) for model in models)]) for domain in domains
     ]
-    lines += ["", *(f"- {_plain(warning)}" for warning in facts["warnings"])]
+    lines += ["", *(f"- {_plain(warning)}" for warning in facts["warnings"]), ""]
+    lines += [
+        f"All plots, domains and costs are in the report, one file for a browser: `{page.resolve()}` on "
+        f"`{gethostname()}`. From another machine: `scp {gethostname()}:{page.resolve()} .`"
+    ]
     return "\n".join(lines).strip() + "\n"
 
 
