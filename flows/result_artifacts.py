@@ -53,18 +53,26 @@ def result_text(facts: dict[str, Any], page: Path) -> str:
     models.sort(key=lambda model: MADE.index(model[1]) if model[1] in MADE else len(MADE))
     domains = list(dict.fromkeys(row["domain"] for row in facts["results"]))
     cells = {(row["domain"], row["model"], row["role"]): row for row in facts["results"]}
-    lines = [f"# {_plain(facts['run'])}", ""]
+    lines = [f"# {_plain(facts['run'])}", "", _where(page), ""]
     lines += ["Held-out nats per byte, lower is better; in brackets 95% intervals by document.", ""]
-    lines += [_row(["domain", *(f"{model} ({role})" for model, role in models)]), "|---" * (len(models) + 1) + "|"]
+    lines += [
+        _row(["domain", *(model if model == role else f"{model} ({role})" for model, role in models)]),
+        "|---" * (len(models) + 1) + "|",
+    ]
     lines += [
         _row([shown_domain(domain), *(_cell(cells.get((domain, *model))) for model in models)]) for domain in domains
     ]
-    lines += ["", *(f"- {_plain(warning)}" for warning in facts["warnings"]), ""]
-    lines += [
-        f"All plots, domains and costs are in the report, one file for a browser: `{page.resolve()}` on "
-        f"`{gethostname()}`. From another machine: `scp {gethostname()}:{page.resolve()} .`"
-    ]
+    lines += ["", *(f"- {_plain(warning)}" for warning in facts["warnings"])]
     return "\n".join(lines).strip() + "\n"
+
+
+def _where(page: Path) -> str:
+    """Say where the report is and how to open it: a page of Prefect's cannot link to a file."""
+    host = gethostname()
+    return (
+        f"The report, one file for a browser, with all plots, domains and costs: `{page.resolve()}` on `{host}`. "
+        f"From another machine: `scp {host}:{page.resolve()} .`"
+    )
 
 
 def _row(cells: list[str]) -> str:

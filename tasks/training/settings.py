@@ -45,13 +45,6 @@ class TrainSettings(Settings):
         description="Share of the label's loss at positions that have a fused target, which gets the rest. 1 is "
         "plain language-model training. Positions without a fused target learn from the label alone.",
     )
-    residual: str = strategy_field(
-        RESIDUALS,
-        "bucket",
-        "Residual rule",
-        "What becomes of the probability the sources left out: 'bucket' makes it one more class, 'renormalise' spreads "
-        "it over the kept tokens, 'as_given' matches what is there (targets from raw logits, as published).",
-    )
     clm_weight_schedule: Literal["constant", "to_one", "linear", "cosine", "reward"] = Field(
         "constant",
         title="Schedule of λ",
@@ -69,6 +62,13 @@ class TrainSettings(Settings):
         "gradient; reverse_kl, away from what the targets hold unlikely; jsd, between the two.",
     )
     divergence_options: dict[str, Any] = options_field(DIVERGENCES, "Options of the divergence")
+    residual: str = strategy_field(
+        RESIDUALS,
+        "bucket",
+        "Residual rule",
+        "What becomes of the probability the sources left out: 'bucket' makes it one more class, 'renormalise' spreads "
+        "it over the kept tokens, 'as_given' matches what is there (targets from raw logits, as published).",
+    )
     temperature: float = Field(
         1.0,
         gt=0,

@@ -44,7 +44,7 @@ def facts(**changed: Any) -> dict[str, Any]:
 def test_every_model_and_domain_has_a_cell_and_names_stay_text() -> None:
     text = result_text(facts(), Path("/runs/x/report.html"))
     header, _, code, everything = (line for line in text.splitlines() if line.startswith("|"))
-    assert header == r"| domain | fused (fused) | small (target) | big\|&lt;b&gt; (source) |"
+    assert header == r"| domain | fused | small (target) | big\|&lt;b&gt; (source) |"
     assert code == "| code | – | – | – |"
     assert everything == "| all text | 0.6000 (0.590–0.610) | 0.6000 (0.590–0.610) | 0.6000 (0.590–0.610) |"
     assert "`/runs/x/report.html`" in text and r"- Take \*care\*." in text and "<b>" not in text
