@@ -17,6 +17,8 @@ from prefect.states import Completed, Failed
 from pydantic import Field, ValidationError
 
 from logitfuse.flows.field_titles import with_titles
+from logitfuse.flows.form_values import plain_values
+from logitfuse.flows.quiet_failures import tell_without_traceback
 from logitfuse.storage.errors import BadInput, LogitfuseError
 from logitfuse.tasks.recipe import Recipe, explain
 
@@ -90,7 +92,9 @@ def _saying_how_it_ended(body: Callable[P, str]) -> Callable[P, State[str]]:
             given.arguments["recipe"] = checked_recipe(given.arguments["recipe"])
             summary = body(*given.args, **given.kwargs)
         except LogitfuseError as error:  # returned, not raised: Prefect logs a traceback of what is raised
-            return Failed(message=with_titles(str(error), Recipe), data=error)
+            message = with_titles(str(error), Recipe)
+            tell_without_traceback(message)
+            return Failed(message=message, data=error)
         return Completed(message=summary, data=summary)
 
     return flow_body
@@ -101,6 +105,6 @@ def checked_recipe(given: Any) -> Recipe:
     if isinstance(given, Recipe):
         return given
     try:
-        return Recipe.model_validate(given)
+        return Recipe.model_validate(plain_values(given))
     except ValidationError as error:
         raise BadInput(explain(error, Recipe)) from None

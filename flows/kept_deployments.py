@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from logitfuse.tasks.recipe import Recipe
+from logitfuse.flows.form import checked_recipe
+from logitfuse.flows.form_values import plain_values
+from logitfuse.storage.errors import BadInput
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -33,12 +33,9 @@ def _as_left(client: SyncPrefectClient, given: dict[str, Any]) -> dict[str, Any]
     except ObjectNotFound:
         return given
     kept = {name: value for name, value in given.items() if name != "schedules"}  # those it has stay as they are
-    return kept | {"parameters": parameters} if parameters and _fits(parameters) else kept
-
-
-def _fits(parameters: dict[str, Any]) -> bool:
     try:
-        Recipe.model_validate(parameters.get("recipe", {}))
-    except ValidationError:
-        return False
-    return True
+        parameters = plain_values(parameters)
+        checked_recipe(parameters["recipe"])
+    except (BadInput, KeyError):
+        return kept
+    return kept | {"parameters": parameters}

@@ -1,0 +1,170 @@
+"""Prefect's pages, used as a person does: found by their menus, read, clicked."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from playwright.sync_api import Browser, Locator, Route
+from prefect_form import Form, choose
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Route
+
+ENDED = ("Completed", "Failed", "Crashed", "Cancelled")
+PATIENCE = 300.0  # seconds, for what takes some on a machine that does nothing else
+
+
+class Pages:
+    """A browser's window on the server at `url`; what pages ask of other hosts is refused and noted."""
+
+    def __init__(self, browser: Browser, url: str, pictures: Path) -> None:
+        self.url, self._pictures = url, pictures
+        self.outside: list[str] = []
+        self.errors: list[str] = []
+        self.page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        self.page.set_default_timeout(60_000)
+        self.page.route("**/*", self._local_only)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _local_only(self, route: Route) -> None:
+        if route.request.url.startswith((f"{self.url}/", "data:", "blob:")):
+            route.continue_()
+        else:
+            self.outside.append(route.request.url)
+            route.abort()
+
+    def picture(self, name: str) -> None:
+        """Keep what the window shows."""
+        self.page.wait_for_timeout(700)  # until fonts and slides have settled
+        self.page.screenshot(path=self._pictures / f"{len(os.listdir(self._pictures)):03d}-{name}.png")
+
+    def deployment(self, name: str) -> None:
+        """Go to a deployment's page, as from the menu."""
+        self.page.goto(f"{self.url}/deployments")
+        self.page.get_by_placeholder("Search deployments").fill(name)
+        self.page.get_by_role("link", name=name, exact=True).first.click()
+        self.page.get_by_role("button", name="Run", exact=True).wait_for()
+
+    @contextmanager
+    def custom_run(self, deployment: str, picture: str = "") -> Iterator[Form]:
+        """Run → Custom run: the block fills in the form, which is then sent."""
+        self.deployment(deployment)
+        self.page.get_by_role("button", name="Run", exact=True).click()
+        self.page.get_by_text("Custom run").click()
+        form = self.form(deployment, self.page.locator("form"))
+        yield form
+        if picture:
+            self.picture(picture)
+        self.page.get_by_role("button", name="Submit").click()
+
+    def form(self, deployment: str, place: Locator) -> Form:
+        """Return the form of a deployment's parameters that stands in `place`."""
+        place.locator(".schema-form-property").first.wait_for()
+        found = httpx.get(f"{self.url}/api/deployments/name/{deployment}/{deployment}", timeout=60).json()
+        return Form(self.page, place, found["parameter_openapi_schema"])
+
+    def run(self, deployment: str, values: Mapping[str, Any], picture: str = "") -> RunPage:
+        """Fill in a deployment's form, send it, and follow the link to the run."""
+        with self.custom_run(deployment, picture) as form:
+            form.fill(values)
+        self.page.get_by_text("View run").last.click()  # of two notes that cover each other
+        return RunPage(self)
+
+    def newest_run(self, name: str, *but: RunPage) -> RunPage:
+        """Wait for a run of this name that has begun, but for these, and go to its page."""
+        deadline = time.monotonic() + PATIENCE
+        seen = {page.address for page in but}
+        while time.monotonic() < deadline:
+            self.page.goto(f"{self.url}/runs")
+            self.page.wait_for_timeout(2000)
+            for link in self.page.get_by_role("link", name=name, exact=True).all():
+                address = f"{self.url}{link.get_attribute('href')}"
+                if address not in seen:
+                    link.click()
+                    return RunPage(self)
+        raise AssertionError(f"there is no new run {name} after {PATIENCE:.0f} s")
+
+    def dialog(self) -> Locator:
+        """Return the box that a click has opened over the page."""
+        box = self.page.locator(".p-modal__card")
+        box.wait_for()
+        return box
+
+    def choose(self, place: Locator, option: str) -> None:
+        choose(self.page, place, option)
+
+
+class RunPage:
+    """The page of one flow run."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages, self._page = pages, pages.page
+        self._page.wait_for_url(re.compile("/runs/flow-run/"))
+        self.address = self._page.url
+        self.id = re.findall(r"[0-9a-f-]{36}", self.address)[0]
+
+    @property
+    def state(self) -> str:
+        return self._page.locator(".state-badge").first.inner_text().strip()
+
+    def open(self) -> None:
+        self._page.goto(self.address)
+        self._page.locator(".state-badge").first.wait_for()
+
+    def wait(self, *states: str, but_not_yet: tuple[str, ...] = ()) -> RunPage:
+        """Wait until the page shows one of these states; another one in which the run ends is an error.
+
+        `but_not_yet`: those in which it may be still, from before.
+        """
+        self.open()
+        deadline = time.monotonic() + PATIENCE
+        while (state := self.state) not in states:
+            assert state not in ENDED or state in but_not_yet, f"{state}: {self.said()}"
+            assert time.monotonic() < deadline, f"still {state}: {self.said()}"
+            self._page.wait_for_timeout(300)
+        return self
+
+    @property
+    def _times(self) -> dict[str, Any]:
+        """What the page shows only to the second, or not at all."""
+        found = httpx.get(f"{self._pages.url}/api/flow_runs/{self.id}", timeout=60).raise_for_status()
+        return dict(found.json())
+
+    @property
+    def seconds(self) -> float:
+        """How long the run ran."""
+        return float(self._times["total_run_time"])
+
+    @property
+    def began(self) -> float:
+        """When the run began, as Unix time."""
+        return datetime.fromisoformat(self._times["start_time"]).timestamp()
+
+    def said(self) -> str:
+        """Return all that the page's tab Logs shows."""
+        self.tab("Logs")
+        return self._page.locator("main, .p-layout-default, body").first.inner_text()
+
+    def says(self, text: str) -> None:
+        """Check that the page's logs show a text."""
+        self.tab("Logs")
+        self._page.get_by_text(text).first.wait_for()
+
+    def tab(self, name: str) -> None:
+        self._page.locator(".p-tab").get_by_text(name, exact=True).click()
+
+    def press(self, button: str, confirmed_by: str) -> None:
+        """Press a button of the page, and the one of the box that asks whether that is meant."""
+        self._page.get_by_role("button", name=button, exact=True).first.click()
+        self._pages.dialog().get_by_role("button", name=confirmed_by, exact=True).click()
+
+    def picture(self, name: str) -> None:
+        self._pages.picture(name)
