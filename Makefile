@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup test check format demo experiments experiments-full results test-server test-install test-slow test-triton chaos test-all scale clean help
+.PHONY: setup test check format demo experiments experiments-full results test-server test-browser test-install test-slow test-triton chaos test-all scale clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 test: setup check  ## run the tests (lint and types first)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not server and not install and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not server and not install and not slow and not browser"
 
 check: setup  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -36,6 +36,14 @@ format: setup  ## format the code
 
 test-server: setup  ## tests that start a Prefect server and a worker
 	$(BIN)/python -m pytest -m server
+
+# Not among those of CI, which has no browser. CHROMIUM names another one; BROWSER_PICTURES keeps what it showed.
+CHROMIUM ?= /usr/bin/chromium
+BROWSER_PICTURES ?= runs/pictures
+test-browser: setup  ## trigger, schedule, resume and cancel on Prefect's pages, in Chromium (ten minutes on two cores)
+	@test -x $(CHROMIUM) || { echo "$(CHROMIUM) is missing: apt install chromium, or CHROMIUM=/path/to/one make test-browser"; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	CHROMIUM=$(CHROMIUM) BROWSER_PICTURES=$(BROWSER_PICTURES) $(BIN)/python -m pytest -m browser tests/browser
 
 test-install: setup  ## build the wheel, install it in a fresh environment, run it from another folder
 	$(BIN)/python -m pytest -m install
