@@ -80,7 +80,9 @@ def _run_missing(session: Session, stages: list[str]) -> str:
         _show_result(session, fully=bool(started))
     if not started:
         return f"nothing to do: {stages[0]} to {stages[-1]} are up to date"
-    return f"ran {', '.join(started)}; {len(stages) - len(started)} stages were up to date"
+    kept = len(stages) - len(started)
+    rest = {0: "", 1: "; one stage was up to date"}.get(kept, f"; {kept} stages were up to date")
+    return f"ran {', '.join(started)}{rest}"
 
 
 def _run_stage(session: Session, stage: str) -> str:

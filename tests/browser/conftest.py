@@ -37,12 +37,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def up(project: Path) -> Iterator[Up]:
-    """A `logitfuse up` whose captures take a second longer than they need, so that they can be interrupted."""
+    """A `logitfuse up` whose captures take two seconds longer than they need, so that they can be interrupted."""
     started = Up(project)
     paths = [str(SLOW_CAPTURE), *filter(None, [os.environ.get("PYTHONPATH")])]
     started.more = {
         "PYTHONPATH": os.pathsep.join(paths),
-        "SLOW_CAPTURE_SECONDS": "1",
+        "SLOW_CAPTURE_SECONDS": "2",
         "SLOW_CAPTURE_NOTES": str(project / "captures.jsonl"),
     }
     started.start()

@@ -26,7 +26,7 @@ def processes_of(run: RunPage) -> dict[int, str]:
 
 
 def cancel(run: RunPage, picture: str) -> None:
-    run.press("Cancel", confirmed_by="Cancel run")
+    run.press("Cancel", confirmed_by="Confirm")
     run.wait("Cancelled", but_not_yet=())
     run.picture(picture)
     wait_until(lambda: not processes_of(run), lambda: str(processes_of(run)))
@@ -54,8 +54,9 @@ def test_in_the_middle_of_a_training_run(
 ) -> None:
     long = values | {
         "source": "fused",
-        "recipe.train.max_steps": 1500,
-        "recipe.execution.checkpoint_every_steps": 50,
+        "recipe.train.epochs": 6000,
+        "recipe.train.max_steps": 6000,
+        "recipe.execution.checkpoint_every_steps": 100,
         "recipe.execution.evaluate_every_steps": 0,
     }
     run = pages.run("train", long).wait("Running")
@@ -64,12 +65,12 @@ def test_in_the_middle_of_a_training_run(
     assert len(processes_of(run)) > 1  # the run, and what trains
     cancel(run, "training-cancelled")
     (stopped,) = (path for path in metrics.glob("metrics.*.jsonl") if steps(path) >= 120)
-    assert steps(stopped) < 1500
+    assert steps(stopped) < 6000
 
     again = pages.run("train", long).wait("Completed")
     again.picture("training-went-on")
     lines = [json.loads(line) for line in stopped.read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 1501))
+    assert [line["step"] for line in lines] == list(range(1, 6001))
     assert lines[0]["time"] < again.began < lines[-1]["time"]
 
 

@@ -45,7 +45,7 @@ def test_start_at_leaves_out_what_comes_before(
     before = files("capture"), files("align"), files("fuse")
     values = values | {"start_at": "fuse", "stop_after": "fuse", "recipe.fuse.rule": "avg_ce"}
     page = pages.run("pipeline", values, picture="form-start-at").wait("Completed")
-    page.says("ran fuse; 0 stages were up to date")
+    page.says("Completed('ran fuse')")
     assert (files("capture"), files("align")) == before[:2]
     assert files("fuse").keys() > before[2].keys()
 
