@@ -5,18 +5,20 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from local_up import Up
-from prefect_pages import Pages, RunPage
+from prefect_pages import Pages
+from prefect_run_page import RunPage
 from tiny_models import WORDS, tiny_model
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Playwright
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")  # fmt: skip
 SLOW_CAPTURE = Path(__file__).resolve().parents[2] / "benchmarks" / "slow_capture"
@@ -36,7 +38,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def up(project: Path) -> Iterator[Up]:
+def chromium() -> Path:
+    """The browser; looked for before anything is started."""
+    if not CHROMIUM.exists():
+        pytest.fail(f"{CHROMIUM}: no such browser. Install it (Debian: apt install chromium), or set CHROMIUM.")
+    if find_spec("playwright") is None:
+        pytest.fail("Playwright is missing: make test-browser installs it, or pip install 'logitfuse[browser]'.")
+    return CHROMIUM
+
+
+@pytest.fixture(scope="session")
+def up(project: Path, chromium: Path) -> Iterator[Up]:
     """A `logitfuse up` whose captures take two seconds longer than they need, so that they can be interrupted."""
     started = Up(project)
     paths = [str(SLOW_CAPTURE), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -54,20 +66,16 @@ def up(project: Path) -> Iterator[Up]:
 
 
 @pytest.fixture(scope="session")
-def playwright() -> Iterator["Playwright"]:
-    if not Path(CHROMIUM).exists():
-        pytest.fail(f"{CHROMIUM}: no such browser. Install it (Debian: apt install chromium), or set CHROMIUM.")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.fail("Playwright is missing: make test-browser installs it, or pip install 'logitfuse[browser]'.")
+def playwright(up: Up) -> Iterator["Playwright"]:
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as started:
         yield started
 
 
 @pytest.fixture(scope="session")
-def browser(up: Up, playwright: "Playwright") -> "Browser":
-    return playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+def browser(playwright: "Playwright", chromium: Path) -> "Browser":
+    return playwright.chromium.launch(executable_path=chromium, args=QUIET)
 
 
 @pytest.fixture(scope="session")

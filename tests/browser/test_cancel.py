@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from local_up import wait_until
-from prefect_pages import Pages, RunPage
+from prefect_pages import Pages
+from prefect_run_page import RunPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect_pages import Pages, RunPage
+from prefect_pages import Pages
+from prefect_run_page import RunPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 

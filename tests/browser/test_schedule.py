@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from local_up import Up
-from prefect_pages import Pages, RunPage
+from prefect_pages import Pages
+from prefect_run_page import RunPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 EVERY_MINUTE = "* * * * *"
