@@ -55,6 +55,7 @@ def test_in_the_middle_of_a_training_run(
 ) -> None:
     long = values | {
         "source": "fused",
+        "recipe.train.tokens_per_step": 256,
         "recipe.train.epochs": 3000,
         "recipe.train.max_steps": 3000,
         "recipe.execution.checkpoint_every_steps": 100,
