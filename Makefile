@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup test check format demo experiments experiments-full fuzz audit-dependencies results test-server test-install test-slow test-triton chaos corruption test-all scale clean help
+.PHONY: setup test check format demo experiments experiments-full fuzz audit-dependencies results test-server test-browser test-install test-slow test-triton chaos corruption test-all scale clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -36,6 +36,14 @@ format: setup  ## format the code
 
 test-server: setup  ## tests that start a Prefect server and a worker
 	$(BIN)/python -m pytest -m server
+
+# Not among those of CI, which has no browser. CHROMIUM names another one; BROWSER_PICTURES keeps what it showed.
+CHROMIUM ?= /usr/bin/chromium
+BROWSER_PICTURES ?= runs/pictures
+test-browser: setup  ## trigger, schedule, resume and cancel on Prefect's pages, in Chromium (ten minutes on two cores)
+	@test -x $(CHROMIUM) || { echo "$(CHROMIUM) is missing: apt install chromium, or CHROMIUM=/path/to/one make test-browser"; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	CHROMIUM=$(CHROMIUM) BROWSER_PICTURES=$(BROWSER_PICTURES) $(BIN)/python -m pytest -m browser tests/browser tests/tasks/test_hostile_pages.py
 
 test-install: setup  ## build the wheel, install it in a fresh environment, run it from another folder
 	$(BIN)/python -m pytest -m install

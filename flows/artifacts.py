@@ -19,6 +19,7 @@ from logitfuse.tasks.unit import Unit
 SECONDS_BETWEEN_UPDATES = 10.0
 PATIENCE = 5.0  # seconds that a stage waits at its end for a server that does not answer
 ALL = "all"  # the row of a stage that has no sources
+UNITS = {"done": 0, "skipped": 0, "failed": 0}  # columns of every row; a unit that stood before is skipped
 Warn = Callable[[str], None]
 
 
@@ -122,18 +123,19 @@ def publish_table(key: str, rows: list[dict[str, Any]], summary: str, warn: Warn
 def table_rows(
     outcomes: dict[Unit, Outcome], failed: Iterable[Unit], progress: StageProgress | None = None
 ) -> list[dict[str, Any]]:
-    """Return one row per source: units done, kept and failed, and the sums of what their records count.
+    """Return one row per source: units done, skipped and failed, and the sums of what their records count.
 
     With `progress` also what was made now, and how much of it per second.
     """
     rows: dict[str, dict[str, Any]] = {}
     for unit, outcome in outcomes.items():
         row = _row(rows, unit)
-        row[outcome.state] += 1
+        row["skipped" if outcome.state == "kept" else outcome.state] += 1
         row["seconds"] = round(row["seconds"] + outcome.seconds, 1)
         for name, count in outcome.record.counts.items():
             if isinstance(count, int) and not isinstance(count, bool):
-                row[name] = row.get(name, 0) + count
+                column = _column(name)
+                row[column] = row.get(column, 0) + count
     for unit in failed:
         _row(rows, unit)["failed"] += 1
     if progress is not None:
@@ -152,6 +154,12 @@ def _speed(progress: StageProgress, source: str | None) -> dict[str, Any]:
     }
 
 
+def _column(count: str) -> str:
+    """Call a record's count so that it is not taken for a count of units."""
+    name = count.replace("_", " ")
+    return f"{name} in all" if name in UNITS else name
+
+
 def _row(rows: dict[str, dict[str, Any]], unit: Unit) -> dict[str, Any]:
     source = unit.source or ALL
-    return rows.setdefault(source, {"source": source, "done": 0, "kept": 0, "failed": 0, "seconds": 0.0})
+    return rows.setdefault(source, {"source": source, **UNITS, "seconds": 0.0})

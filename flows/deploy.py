@@ -8,8 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -90,14 +91,23 @@ def _wait_for(client: SyncPrefectClient, patience: float) -> None:
 def put_deployments() -> int:
     """Create or update the deployments of the shipped prefect.yaml, for runs in $PWD; return how many.
 
-    That is `prefect deploy --all`, in this process, which has loaded the flows already. Raises `WorkFailed`.
+    That is `prefect deploy --all`, in this process, which has loaded the flows already; but schedules and parameters
+    that users have set stay. Raises `WorkFailed`.
     """
     from prefect.cli import app
-    from yaml import safe_load
+    from prefect.client.orchestration import get_client
+    from yaml import safe_dump, safe_load
+
+    from logitfuse.flows.kept_deployments import as_users_left_them
 
     said = io.StringIO()
-    with as_file(files("logitfuse.flows") / "prefect.yaml") as shipped:
-        command = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(shipped)]
+    content = safe_load((files("logitfuse.flows") / "prefect.yaml").read_text())
+    with get_client(sync_client=True) as client:
+        content["deployments"] = as_users_left_them(client, content["deployments"])
+    with TemporaryDirectory() as folder:
+        adapted = Path(folder) / "prefect.yaml"
+        adapted.write_text(safe_dump(content))
+        command = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(adapted)]
         with redirect_stdout(said), _arguments(command):
             try:
                 app()
@@ -105,7 +115,7 @@ def put_deployments() -> int:
                 if ended.code:
                     end = "\n".join(said.getvalue().splitlines()[-LINES_OF_A_FAILURE:])
                     raise WorkFailed(f"`{' '.join(command)}` failed. The end of what it said:\n{end}") from None
-        return len(safe_load(shipped.read_text())["deployments"])
+    return len(content["deployments"])
 
 
 @contextmanager

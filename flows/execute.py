@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from logitfuse.flows.stage_progress import Made, StageProgress
 from logitfuse.flows.training_plot import training_lines
 from logitfuse.flows.work_ahead import stage_progress
+from logitfuse.kernels.closest_name import known_names
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.locks import open_own
 from logitfuse.tasks.execute import chosen_units, do_prepare, do_units, is_up_to_date
@@ -141,9 +142,12 @@ def note_prepared(progress: StageProgress, outcomes: list[Outcome]) -> int:
 
 
 def stages_between(first: str, last: str) -> list[str]:
-    """Return the stages from first to last, both included; raise `BadInput` if they are the wrong way round."""
+    """Return the stages from first to last, both included; raise `BadInput` if there is no such stretch."""
     from logitfuse.tasks.stages import ORDER
 
+    for stage in (first, last):
+        if stage not in ORDER:
+            raise BadInput(f"there is no stage {stage!r}. {known_names(stage, ORDER)}")
     begin, end = ORDER.index(first), ORDER.index(last)
     if begin > end:
         raise BadInput(f"start at {first!r} comes after stop after {last!r}. Stages: {', '.join(ORDER)}.")

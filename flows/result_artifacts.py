@@ -6,6 +6,7 @@ import json
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
@@ -17,6 +18,7 @@ from logitfuse.tasks.reporting.headline import headline
 from logitfuse.tasks.run import Run
 
 NONE = "–"
+MADE = ["fused", "merged", "control", "pair"]  # roles, in the order of the table; all others follow
 
 
 def publish_result(run: Run, warn: Callable[[str], None]) -> None:
@@ -26,28 +28,52 @@ def publish_result(run: Run, warn: Callable[[str], None]) -> None:
     page = report_page(run)
     facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     try:
-        create_markdown_artifact(result_text(facts, page), key=artifact_key(run.recipe.name, "result"))
+        said, key = plain(headline(facts)), artifact_key(run.recipe.name, "result")
+        create_markdown_artifact(result_text(facts, page), key=key, description=said)
         image = "data:image/png;base64," + b64encode(summary_plot(facts)).decode()
         create_image_artifact(image, key=artifact_key(run.recipe.name, "result-by-domain"), description=headline(facts))
     except Exception as error:  # the server's trouble is not the work's
         warn(f"the result cannot be shown: {type(error).__name__}: {error}. It is in {page}.")
 
 
+def log_result(run: Run, info: Callable[[str], None]) -> None:
+    """Say in two lines what a run gained and where its report is."""
+    page = report_page(run)
+    info(headline(json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))))
+    info(f"The report: {page.resolve()}")
+
+
 def result_text(facts: dict[str, Any], page: Path) -> str:
-    """Return a report's facts as Markdown: the headline, nats per byte by domain and model, what to be careful of."""
+    """Return a report's facts as Markdown: nats per byte by domain and model, what to be careful of, where it is.
+
+    The models that were made come first: a narrow page cuts a table off at its right.
+    """
     from logitfuse.tasks.reporting.plots import shown_domain  # drawing is slow to import
 
     models = list(dict.fromkeys((row["model"], row["role"]) for row in facts["results"]))
+    models.sort(key=lambda model: MADE.index(model[1]) if model[1] in MADE else len(MADE))
     domains = list(dict.fromkeys(row["domain"] for row in facts["results"]))
     cells = {(row["domain"], row["model"], row["role"]): row for row in facts["results"]}
-    lines = [f"# {plain(facts['run'])}", "", plain(headline(facts)), "", f"The report: `{page.resolve()}`", ""]
+    lines = [f"# {plain(facts['run'])}", "", _where(page), ""]
     lines += ["Held-out nats per byte, lower is better; in brackets 95% intervals by document.", ""]
-    lines += [_row(["domain", *(f"{model} ({role})" for model, role in models)]), "|---" * (len(models) + 1) + "|"]
+    lines += [
+        _row(["domain", *(model if model == role else f"{model} ({role})" for model, role in models)]),
+        "|---" * (len(models) + 1) + "|",
+    ]
     lines += [
         _row([shown_domain(domain), *(_cell(cells.get((domain, *model))) for model in models)]) for domain in domains
     ]
     lines += ["", *(f"- {plain(warning)}" for warning in facts["warnings"])]
     return "\n".join(lines).strip() + "\n"
+
+
+def _where(page: Path) -> str:
+    """Say where the report is and how to open it: a page of Prefect's cannot link to a file."""
+    host = gethostname()
+    return (
+        f"The report, one file for a browser, with all plots, domains and costs: `{page.resolve()}` on `{host}`. "
+        f"From another machine: `scp {host}:{page.resolve()} .`"
+    )
 
 
 def _row(cells: list[str]) -> str:

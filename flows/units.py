@@ -7,7 +7,7 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 from prefect.tasks import Task
 
 from logitfuse.flows.execute import note_prepared, summary
@@ -51,7 +51,7 @@ def unit_name(parameters: dict[str, Any]) -> str:
     )
 
 
-def run_unit(stage: str, source: str | None = None, shard: int | None = None, redo: bool = False) -> str | State:
+def run_unit(stage: str, source: str | None = None, shard: int | None = None, redo: bool = False) -> State:
     """Make one unit unless it stands, and say in a line what became of it."""
     session, unit = current(), Unit(stage, source, shard)
     assert session.progress is not None, "a stage's flow begins with its progress"
@@ -65,7 +65,12 @@ def run_unit(stage: str, source: str | None = None, shard: int | None = None, re
         raise
 
 
-def _do(session: Session, shown: StageProgress, unit: Unit, redo: bool) -> str:
+def _completed(line: str) -> State[str]:
+    """Return a state that says what a unit is, and so does Prefect's line in the log: one for each shard."""
+    return Completed(message=line, data=line.partition("\n")[0])
+
+
+def _do(session: Session, shown: StageProgress, unit: Unit, redo: bool) -> State[str]:
     progress = shown.report(unit)
     if session.artifacts:
         session.artifacts.follow(unit)
@@ -81,18 +86,17 @@ def _do(session: Session, shown: StageProgress, unit: Unit, redo: bool) -> str:
         outcome = do_unit(session.run, unit, progress=progress, say=logger.info, redo=redo)
     shown.finish(unit, outcome.state, outcome.record.counts)
     session.outcomes[unit] = outcome
-    session.watcher.finish(unit, summary(unit, outcome, shown.tokens_made(unit)))
-    return "kept" if outcome.state == "kept" else f"done in {outcome.seconds:.1f} s"
+    line = summary(unit, outcome, shown.tokens_made(unit))
+    session.watcher.finish(unit, line)
+    return _completed(line)
 
 
-def _note_prepared(session: Session, shown: StageProgress, outcomes: list[Outcome]) -> str:
+def _note_prepared(session: Session, shown: StageProgress, outcomes: list[Outcome]) -> State[str]:
     done = note_prepared(shown, outcomes)
     session.outcomes |= {Unit("prepare", None, outcome.record.shard): outcome for outcome in outcomes}
     for outcome in outcomes:
         session.watcher.finish(Unit("prepare"), summary(outcome.record.label, outcome))
-    if not done:
-        return "kept"
-    return f"{done} shards done, {len(outcomes) - done} kept"
+    return _completed(f"prepare: {done} shards done, {len(outcomes) - done} up to date")
 
 
 def said(error: BaseException) -> str:

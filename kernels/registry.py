@@ -59,6 +59,11 @@ class Registry(Generic[Strategy]):
             raise UnknownName(f"unknown {self.kind} {name!r}. {_known(name, known)}")
         return self._strategies[name]
 
+    def default_options(self, name: str) -> dict[str, Any]:
+        """Return the options of the strategy called `name` with their defaults, None where one must be given."""
+        declared = _options_of(self.get(name))
+        return {option: None if p.default is p.empty else p.default for option, p in declared.items()}
+
     def check_options(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Validate options against the keyword-only arguments, ready for `get(name)(…, **checked)`.
 

@@ -4,11 +4,26 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+# What a form calls the choices of a field that may be left empty.
+CHOICES = {"string": "Text", "integer": "Number", "number": "Number", "null": "Empty"}
+
+
+def _drawn(schema: dict[str, Any], settings: type[BaseModel]) -> None:
+    """Number the fields, whose order PostgreSQL does not keep; give every box and every choice its title."""
+    for position, (name, field) in enumerate(schema["properties"].items()):
+        field["position"] = position
+        field.setdefault("title", settings.model_fields[name].title)  # left out where a box of settings has the same
+        if "description" in field and field["title"].lower().replace(" ", "_") != name:
+            field["description"] += f" `{name}`"  # by which a server's refusal calls it, and YAML
+        for choice in field.get("anyOf", ()):
+            if choice.get("type") in CHOICES:
+                choice["title"] = CHOICES[choice["type"]]
+
 
 class Settings(BaseModel):
     """Frozen, refuses unknown fields; every field of a subclass has a literal default and a description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), json_schema_extra=_drawn)
 
 
 def changed_settings(settings: Settings) -> dict[str, Any]:

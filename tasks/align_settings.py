@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from logitfuse.kernels.alignment import ALIGNMENTS
 from logitfuse.storage.settings import Settings
-from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
+from logitfuse.tasks.strategy import checked_options, normal_options, options_field, strategy_field
 
 if TYPE_CHECKING:
     from logitfuse.tasks.capture_settings import CaptureSettings
@@ -28,7 +28,7 @@ class AlignSettings(Settings):
         "offsets: the position that has read exactly the same bytes. dtw: dynamic time warping over the tokens' "
         "spelling (the paper).",
     )
-    options: dict[str, Any] = Field({}, title="Options", description="Keyword options of the chosen alignment.")
+    options: dict[str, Any] = options_field(ALIGNMENTS, "Options of the alignment")
     fallback: Literal["mask", "next_token", "current_token"] = Field(
         "mask",
         title="Where no position serves",

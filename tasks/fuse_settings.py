@@ -12,7 +12,7 @@ from logitfuse.kernels.fusion import FUSIONS
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.settings import Settings
 from logitfuse.tasks.named_weights import check_named_weights
-from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
+from logitfuse.tasks.strategy import checked_options, normal_options, options_field, strategy_field
 
 Granularity = Literal["document", "block", "chunk"]
 Score = Literal["nats_per_byte", "nats_per_token"]
@@ -30,7 +30,7 @@ class FuseSettings(Settings):
         "min_ce keeps the source that predicts the document best; avg_ce averages all of them; weighted lies between, "
         "by its temperature; bayes weighs sources by the text so far.",
     )
-    options: dict[str, Any] = Field({}, title="Options of the rule", description="Keyword options of the chosen rule.")
+    options: dict[str, Any] = options_field(FUSIONS, "Options of the rule")
     granularity: Granularity = Field(
         "document",
         title="Granularity",

@@ -10,7 +10,7 @@ from logitfuse.kernels.closest_name import known_names
 from logitfuse.kernels.merging import MERGES
 from logitfuse.storage.settings import Settings
 from logitfuse.tasks.arms import pair_arms
-from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
+from logitfuse.tasks.strategy import checked_options, normal_options, options_field, strategy_field
 
 if TYPE_CHECKING:
     from logitfuse.tasks.recipe import Recipe
@@ -31,7 +31,7 @@ class MergeSettings(Settings):
         "linear: the weighted mean. ties, dare, varm, sce: from what each model has learnt beyond the base, with less "
         "interference.",
     )
-    options: dict[str, Any] = Field({}, title="Options of the method", description="Keyword options of the method.")
+    options: dict[str, Any] = options_field(MERGES, "Options of the method")
     models: tuple[str, ...] = Field(
         (),
         title="Models",

@@ -27,7 +27,7 @@ from logitfuse.tasks.ensemble import weights_of as ensemble_members
 from logitfuse.tasks.evaluate import EvaluateSettings
 from logitfuse.tasks.fuse_settings import FuseSettings, check_advantage, check_inputs, check_weights, weights_among
 from logitfuse.tasks.merge_settings import MERGED, MergeSettings, check_merge, merges
-from logitfuse.tasks.models.reference import LONGEST_LABEL, ModelSettings
+from logitfuse.tasks.models.reference import FOLDER_NAME, LONGEST_LABEL, ModelSettings
 from logitfuse.tasks.suites_settings import SuiteSettings
 from logitfuse.tasks.training.hosts import HostSettings
 from logitfuse.tasks.training.settings import TrainSettings
@@ -120,7 +120,13 @@ class Recipe(Settings):
 
     model_config = {"title": "Recipe"}
 
-    name: str = Field("run", title="Name", description="Name of the run and of its folder.")
+    name: str = Field(
+        "run",
+        title="Name",
+        description="Name of the run and of its folder: letters, digits, '-', '_' and '.'. A run of the same name goes "
+        "on in the same folder.",
+        json_schema_extra={"pattern": FOLDER_NAME},
+    )
     target: ModelSettings = Field(
         ModelSettings(), title="Target", description="The model that is trained; by default it is a source too."
     )
@@ -251,6 +257,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _explain_one(problem: Any, model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    said = problem["msg"].removeprefix("Value error, ")
+    begins = said.partition(":")[0].partition(".")[0]
+    if ":" in said and begins in _fields_at(model, problem["loc"]):  # it names the very field below
+        return f"{path}.{said}" if problem["loc"] else said
     if problem["type"] == "extra_forbidden":
         known = list(_fields_at(model, problem["loc"][:-1]))
         hint = did_you_mean(str(problem["loc"][-1]), known).strip()
@@ -258,7 +268,7 @@ def _explain_one(problem: Any, model: type[BaseModel]) -> str:
     given = problem.get("input")
     told = isinstance(given, (str, int, float, bool)) and not (is_url(str(given)) and "@" in str(given))  # a password
     shown = f" (given: {given!r})" if told else ""
-    return f"{path}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+    return f"{path}: {said}{shown}"
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> Sequence[str]:

@@ -12,6 +12,7 @@ from logitfuse.storage.errors import ShardMissing
 from logitfuse.storage.places import open_store
 from logitfuse.storage.records import Record
 from logitfuse.tasks import prepare
+from logitfuse.tasks.about import about
 from logitfuse.tasks.adapt import adapted
 from logitfuse.tasks.engine import Work, find
 from logitfuse.tasks.models.causal import CausalModel, load_causal_model
@@ -36,13 +37,16 @@ class Run:
 
     @cached_property
     def target(self) -> Source:
-        return self._read(self.recipe.target)
+        with about("target.model"):
+            return self._read(self.recipe.target)
 
     @cached_property
     def teachers(self) -> dict[str, Source]:
         """The models that are captured, by label: the target first, where it is one of them."""
         found = [self.target] if self.recipe.include_target else []
-        found += [self._read(settings) for settings in self.recipe.sources]
+        for number, settings in enumerate(self.recipe.sources):
+            with about(f"sources.{number}.model"):
+                found.append(self._read(settings))
         return {source.label: source for source in found}
 
     @cached_property

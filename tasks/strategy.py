@@ -1,5 +1,6 @@
 """Settings fields that name a strategy: checked against its registry, shown in forms as a drop-down."""
 
+import json
 import math
 from typing import Any
 
@@ -15,6 +16,18 @@ def strategy_field(registry: Registry, default: str, title: str, description: st
         schema["enum"] = registry.names()
 
     return Field(default, title=title, description=description, json_schema_extra=list_names)
+
+
+def options_field(registry: Registry, title: str) -> Any:
+    """Return a field for a strategy's options, whose description in forms lists those of each strategy."""
+
+    def list_options(schema: dict[str, Any]) -> None:
+        known = {name: json.dumps(registry.default_options(name)) for name in registry.names()}
+        told = "; ".join(f"{name} `{options}`" for name, options in known.items() if options != "{}")
+        schema["description"] = f"JSON. Options and their defaults: {told}. {{}}: the defaults."
+
+    description = f"Keyword options of the chosen {registry.kind}."
+    return Field({}, title=title, description=description, json_schema_extra=list_options)
 
 
 def checked_options(registry: Registry, name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from logitfuse.kernels.vocabulary_map import (
     VOCABULARY_MAPS,
@@ -23,7 +23,7 @@ from logitfuse.storage.shards import Rows, ShardWriter, read_batches, verified_p
 from logitfuse.tasks.engine import Counts, Progress, Work
 from logitfuse.tasks.fitting_text import shards_to_fit, training_chunks
 from logitfuse.tasks.models.vocabulary import map_context, vocabulary_view
-from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
+from logitfuse.tasks.strategy import checked_options, normal_options, options_field, strategy_field
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class MapSettings(Settings):
         "tokenizer would begin with. learned: what the target writes at the same places of the training text. "
         "published: the paper's code, which compares the pieces as they are spelled.",
     )
-    options: dict[str, Any] = Field({}, title="Options", description="Keyword options of the chosen strategy.")
+    options: dict[str, Any] = options_field(VOCABULARY_MAPS, "Options of the strategy")
 
     @field_validator("strategy")
     @classmethod

@@ -9,6 +9,7 @@ from logitfuse.storage.urls import WITHOUT_SECRETS, check_url, is_url
 from logitfuse.tasks.training.adapt_settings import AdaptSettings
 
 LONGEST_LABEL = 120  # bytes; names of folders, locks and files are made with it, which may have 255
+FOLDER_NAME = r"^[\w-][\w.-]*$"  # for forms; what is not one is refused in words below, too
 
 
 class ModelSettings(Settings):
@@ -27,6 +28,7 @@ class ModelSettings(Settings):
         "",
         title="Short name",
         description="How shards, tables and plots call it. Empty: the last part of the model's own name.",
+        json_schema_extra={"pattern": f"^$|{FOLDER_NAME}"},
     )
     revision: str = Field("", title="Revision", description="Commit or tag of a hub model. Empty: the newest commit.")
     start: Literal["auto", "bos", "none"] = Field(

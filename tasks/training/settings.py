@@ -10,7 +10,7 @@ from logitfuse.kernels.losses.backends import Backend
 from logitfuse.kernels.losses.divergences import DIVERGENCES, check_meaning
 from logitfuse.kernels.losses.residuals import RESIDUALS, leaves_room
 from logitfuse.storage.settings import Settings
-from logitfuse.tasks.strategy import checked_options, normal_options, strategy_field
+from logitfuse.tasks.strategy import checked_options, normal_options, options_field, strategy_field
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 DocumentShare = Literal["all", "odd", "even"]
@@ -45,13 +45,6 @@ class TrainSettings(Settings):
         description="Share of the label's loss at positions that have a fused target, which gets the rest. 1 is "
         "plain language-model training. Positions without a fused target learn from the label alone.",
     )
-    residual: str = strategy_field(
-        RESIDUALS,
-        "bucket",
-        "Residual rule",
-        "What becomes of the probability the sources left out: 'bucket' makes it one more class, 'renormalise' spreads "
-        "it over the kept tokens, 'as_given' matches what is there (targets from raw logits, as published).",
-    )
     clm_weight_schedule: Literal["constant", "to_one", "linear", "cosine", "reward"] = Field(
         "constant",
         title="Schedule of λ",
@@ -68,8 +61,13 @@ class TrainSettings(Settings):
         "From the fused targets: cross_entropy; kl, which takes off the targets' own entropy and has the same "
         "gradient; reverse_kl, away from what the targets hold unlikely; jsd, between the two.",
     )
-    divergence_options: dict[str, Any] = Field(
-        {}, title="Options of the divergence", description="Keyword options of the chosen divergence."
+    divergence_options: dict[str, Any] = options_field(DIVERGENCES, "Options of the divergence")
+    residual: str = strategy_field(
+        RESIDUALS,
+        "bucket",
+        "Residual rule",
+        "What becomes of the probability the sources left out: 'bucket' makes it one more class, 'renormalise' spreads "
+        "it over the kept tokens, 'as_given' matches what is there (targets from raw logits, as published).",
     )
     temperature: float = Field(
         1.0,

@@ -234,5 +234,5 @@ class Trainer:
                 weights[name] = tensor
         if self.accelerator.is_main_process:
             export_trained(self.config, self.model, weights)
-            self._say(f"exported the model to {self.config.out}")
+            self._say("exported the model")  # to scratch; its name is its record's affair
         self.accelerator.wait_for_everyone()

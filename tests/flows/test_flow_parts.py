@@ -65,14 +65,17 @@ def outcome(state: State, counts: dict[str, object]) -> Outcome:
 
 def test_the_table_has_a_row_per_source() -> None:
     outcomes = {
-        Unit("capture", "a", 0): outcome("done", {"chunks": 3, "nats": 1.5, "whole": True}),
+        Unit("capture", "a", 0): outcome(
+            "done", {"chunks": 3, "nats": 1.5, "whole": True, "skipped": 9, "beyond_context": 2}
+        ),
         Unit("capture", "a", 1): outcome("kept", {"chunks": 4, "dropped": {"x": 1}}),
     }
     rows = table_rows(outcomes, [Unit("capture", "b", 0)])
     assert rows == [
-        {"source": "a", "done": 1, "kept": 1, "failed": 0, "seconds": 1.0, "chunks": 7},
-        {"source": "b", "done": 0, "kept": 0, "failed": 1, "seconds": 0.0},
-    ]
+        {"source": "a", "done": 1, "skipped": 1, "failed": 0, "seconds": 1.0, "chunks": 7,
+         "skipped in all": 9, "beyond context": 2},
+        {"source": "b", "done": 0, "skipped": 0, "failed": 1, "seconds": 0.0},
+    ]  # fmt: skip
 
 
 def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:

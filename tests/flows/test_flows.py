@@ -77,7 +77,7 @@ def test_a_stage_by_itself_keeps_what_stands_and_redoes_what_is_asked(tiny_recip
 def test_bad_values_are_named_before_anything_is_written(tiny_recipe: MakeRecipe) -> None:
     recipe = tiny_recipe(capture={"k": 500})
     state = ended(pipeline, recipe)
-    assert state.is_failed() and (state.message or "").startswith("capture.k: 500 is more than")
+    assert state.is_failed() and (state.message or "").startswith("capture.k (Capture → Top-k): 500 is more than")
     assert not recipe.folder.exists()
     with pytest.raises(BadInput, match=r"capture\.k"):
         pipeline(recipe)

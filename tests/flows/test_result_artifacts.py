@@ -44,11 +44,11 @@ def facts(**changed: Any) -> dict[str, Any]:
 def test_every_model_and_domain_has_a_cell_and_names_stay_text() -> None:
     text = result_text(facts(), Path("/runs/x/report.html"))
     header, _, code, everything = (line for line in text.splitlines() if line.startswith("|"))
-    assert header == r"| domain | small (target) | big\|&lt;b&gt; (source) | fused (fused) |"
+    assert header == r"| domain | fused | small (target) | big\|&lt;b&gt; (source) |"
     assert code == "| code | – | – | – |"
     assert everything == "| all text | 0.6000 (0.590–0.610) | 0.6000 (0.590–0.610) | 0.6000 (0.590–0.610) |"
     assert "`/runs/x/report.html`" in text and r"- Take \*care\*." in text and "<b>" not in text
-    assert r"# my\_run" in text and "2.5% lower" in text
+    assert r"# my\_run" in text and "scp " in text
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_server_that_cannot_take_it_is_warned_of(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(result_artifacts, "report_page", lambda run: tmp_path / "report.html")
     run: Any = SimpleNamespace(recipe=SimpleNamespace(name="my_run"))
     made: list[str] = []
-    monkeypatch.setattr(result_artifacts, "create_markdown_artifact", lambda text, key: made.append(key))
+    monkeypatch.setattr(result_artifacts, "create_markdown_artifact", lambda text, key, description: made.append(key))
     monkeypatch.setattr(result_artifacts, "create_image_artifact", lambda url, key, description: made.append(key))
     publish_result(run, made.append)
     assert made == ["my-run-result", "my-run-result-by-domain"]
