@@ -1,0 +1,65 @@
+"""The results of crashes.py as a table, on the terminal and in a Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from crash_cases import CASES
+from crash_watch import SOUND
+from rich.console import Console
+from rich.table import Table
+
+BEGIN, END = "<!-- crashes: begin -->", "<!-- crashes: end -->"
+HEAD = ("What dies", "Stages", "Shown rightly after", "Retry: at work after", "Completed", "Shards sound")
+TITLES = {name: case.title for name, case in CASES.items()} | {"thrice": "server killed three times: `up` ends"}
+
+
+def show(results: list[dict[str, Any]]) -> None:
+    """Print one line for each case."""
+    table = Table(*HEAD)
+    for row in rows(results):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def put_into_page(page: Path, results: list[dict[str, Any]]) -> None:
+    """Replace what stands between the marks of a page."""
+    lines = [HEAD, ("---",) * len(HEAD), *rows(results)]
+    before, _, rest = page.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+
+
+def rows(results: Iterable[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """Yield one row for each case, over all its stages."""
+    for case, found in groupby(results, lambda result: result["case"]):
+        these = list(found)
+        if case == "thrice":
+            yield TITLES[case], "", "", "", "", "as it should" if these[0]["ok"] else "NOT as it should"
+            continue
+        again = [result for result in these if result["retried"]]
+        sound = sum(all(result[fact] for fact in SOUND) for result in these)
+        yield (
+            TITLES[case], _stages(these), span(these, "right_s"), span(again, "again_s") if again else "not needed",
+            f"{sum(result['completed_s'] is not None for result in these)} of {len(these)}",
+            f"{sound} of {len(these)}",
+        )  # fmt: skip
+
+
+def _stages(these: list[dict[str, Any]]) -> str:
+    return "all ten" if len(these) == 10 else ", ".join(result["stage"] for result in these)
+
+
+def span(these: list[dict[str, Any]], name: str) -> str:
+    """Return the least and the most seconds; NEVER where it did not come to it."""
+    values = [result[name] for result in these]
+    known = [value for value in values if value is not None]
+    never = f", NEVER in {len(values) - len(known)}" if len(known) < len(values) else ""
+    if not known:
+        return "NEVER"
+    least, most = f"{min(known):.0f}", f"{max(known):.0f}"
+    return f"{least} s{never}" if least == most else f"{least}-{most} s{never}"

@@ -1,0 +1,106 @@
+"""Crashes of Prefect's machinery in every stage: what is shown, does a retry complete, is a shard lost or done twice?
+
+    python benchmarks/crashes.py --json crashes.json      # needs PostgreSQL; about 25 minutes on two cores
+
+A `logitfuse up` with PostgreSQL (or, with --sqlite, without) gets runs of several stages at once, each in a run folder
+of its own in which the stages before are done. In the middle of a unit (benchmarks/held_units) all of them are struck
+alike, again and again: what kills a run is followed by Retry, and so by the next blow in the same unit. Two runs of
+each stage are struck: one by what leaves its process alive, one by what does not. Measured for each blow: seconds
+until Prefect shows what is so, and from Retry until the run is at work again; in the end: seconds until Completed, and until
+no slot of any concurrency limit is taken; whether records that stood were left alone, no unit was computed to its end
+twice, and all shards are, byte for byte, those of a run that nothing struck.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from crash_cases import CASES, CHAINS
+from crash_page import put_into_page, show
+from crash_runs import STAGES, Interrupted, undisturbed
+from crash_server import Server, served
+from crash_thrice import dies_thrice
+from crash_watch import Struck
+from machines import Postgres, postgres
+from measure import machine, options
+
+from logitfuse.tasks.run import Run
+
+
+def main() -> None:
+    """Try the cases, print the table, write the JSON and the page."""
+    arguments = parsed()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are taken away
+    results: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        scratch = arguments.folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="crashes-"))
+        database = None if arguments.sqlite else stack.enter_context(postgres())
+        whole = undisturbed(Path(scratch))
+        server = stack.enter_context(served(Path(scratch), database.url if database else None))
+        server.limit(list(STAGES), 2 * arguments.at_once)
+        for first in range(0, len(arguments.stages), arguments.at_once):
+            stages = arguments.stages[first : first + arguments.at_once]
+            results += tried(server, database, whole, stages, arguments.cases)
+            write(arguments.json, results, database is not None)
+        if arguments.thrice:
+            results += dies_thrice(server)
+    results.sort(key=lambda result: [*CASES, "thrice"].index(result["case"]))
+    write(arguments.json, results, database is not None)
+    show(results)
+    if arguments.page:
+        put_into_page(arguments.page, results)
+    sys.exit(not all(result["ok"] for result in results))
+
+
+def parsed() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = options(__doc__)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--at-once", type=int, default=5, help="runs that are struck at once; each takes 0.4 GB")
+    parser.add_argument("--sqlite", action="store_true", help="SQLite instead of PostgreSQL")
+    parser.add_argument("--folder", type=Path, help="an empty folder to work in, which stays; default: a temporary one")
+    parser.add_argument("--page", type=Path, help="a Markdown page to put the table into, between its marks")
+    parser.add_argument("--no-thrice", dest="thrice", action="store_false", help="leave out a server that keeps dying")
+    given = parser.parse_args()
+    if given.quick:
+        given.stages, given.cases, given.thrice = ["encode", "train"], ["flow", "both"], False
+    if given.sqlite:
+        given.cases = [name for name in given.cases if name != "database"]
+    return given
+
+
+def tried(
+    server: Server, database: Postgres | None, whole: Run, stages: list[str], cases: list[str]
+) -> list[dict[str, Any]]:
+    """Strike two runs of each stage with all cases, and return what became of them."""
+    results = []
+    for chain, names in CHAINS.items():
+        blows = [CASES[name] for name in names if name in cases]
+        if not blows:
+            continue
+        runs = [Interrupted(server, whole, stage, f"{chain}-{stage}") for stage in stages]
+        struck = Struck(server, runs)
+        struck.begin(held=blows[0].held)
+        for case in blows:
+            struck.strike(case, database)
+        struck.end()
+        print(*(json.dumps(result) for result in struck.results), sep="\n", flush=True)
+        results += struck.results
+    return results
+
+
+def write(path: Path | None, results: list[dict[str, Any]], postgresql: bool) -> None:
+    """Write what is known so far as JSON; nothing without a path."""
+    if path is not None:
+        facts = {"database": "PostgreSQL" if postgresql else "SQLite", "machine": machine(), "results": results}
+        path.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
