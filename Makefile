@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup test check format demo experiments experiments-full results test-server test-install test-slow test-triton chaos test-all scale clean help
+.PHONY: setup test check format demo experiments experiments-full results test-server test-install test-slow test-triton chaos test-all chaos-prefect scale clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -53,6 +53,9 @@ test-triton: setup  ## the GPU's kernels, interpreted on a CPU (installs triton:
 # Two at once: servers mostly wait, and pip mostly fetches.
 test-all: test  ## everything CI runs: the tests, those of server and installation among them
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "server or install"
+
+chaos-prefect: setup  ## kill flow, worker, server and database in every stage (half an hour; needs PostgreSQL)
+	$(BIN)/python benchmarks/crashes.py --json benchmarks/results/chaos-prefect.json --page docs/crashes.md
 
 demo: setup  ## fuse Gemma-3-270M into SmolLM2-135M on real text (about ten minutes on two cores)
 	$(BIN)/logitfuse run demo

@@ -81,7 +81,7 @@ def call_crashed(server: Server, runs: Sequence[Interrupted], _: Postgres | None
 CASES = {
     case.name: case
     for case in (
-        Case("worker", "worker killed, flow goes on", kill_worker, "RUNNING", stays=20),
+        Case("worker", "worker killed, flow goes on", kill_worker, "RUNNING", stays=10),
         Case("database", "PostgreSQL crashes and restarts", restart_database, "RUNNING", stays=100),
         Case("server", "server killed", kill_server, "RUNNING", stays=100),
         Case("away", "server gone for 80 s, run ends meanwhile", server_away, "COMPLETED", goes_on=True),

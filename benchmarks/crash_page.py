@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crash_cases import CASES
+from crash_runs import STAGES
 from crash_watch import SOUND
 from rich.console import Console
 from rich.table import Table
@@ -51,7 +52,7 @@ def rows(results: Iterable[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
 
 
 def _stages(these: list[dict[str, Any]]) -> str:
-    return "all ten" if len(these) == 10 else ", ".join(result["stage"] for result in these)
+    return f"all {len(these)}" if len(these) == len(STAGES) else ", ".join(result["stage"] for result in these)
 
 
 def span(these: list[dict[str, Any]], name: str) -> str:

@@ -26,7 +26,7 @@ from logitfuse.tasks.stages import ORDER
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from tiny_models import WORDS, tiny_model
 
-STAGES = ("prepare", "encode", "check", "capture", "map", "align", "fuse", "train", "evaluate", "report")
+STAGES = ("prepare", "encode", "check", "capture", "map", "align", "fuse", "headroom", "train", "evaluate", "report")
 MANY = ("prepare", "encode", "capture", "align", "fuse", "evaluate")  # have several units: the second one is held
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -49,7 +49,7 @@ def recipe_at(folder: Path, name: str) -> Recipe:
             "corpus": {"source": str(corpus), "documents_per_shard": 10, "held_out_share": 0.2},
             "check": {"nats_per_byte": None},
             "capture": {"k": 4, "tokens_per_batch": 512},
-            "train": {"learning_rate": 1e-3, "dtype": "fp32", "sequence_length": 128, "max_steps": 6},
+            "train": {"learning_rate": 1e-3, "dtype": "fp32", "sequence_length": 128, "sequences_per_step": 4},
             "execution": {
                 "folder": str(folder / "runs"), "min_free_gb": 0, "device": "cpu", "workers": 1,
                 "checkpoint_every_steps": 1,

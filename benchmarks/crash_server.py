@@ -105,6 +105,13 @@ class Server:
                 return child
         raise LookupError(f"`up` has no {name}")
 
+    def has_another(self, name: str, dead: int) -> bool:
+        """Whether a part of another process id has taken the place of a dead one."""
+        try:
+            return self.part(name).pid != dead
+        except (LookupError, psutil.Error):
+            return False
+
     def kill(self, name: str) -> None:
         """Kill a part with all that it has started: the server's API is a child of what `up` starts."""
         part = self.part(name)

@@ -6,8 +6,8 @@ A `logitfuse up` with PostgreSQL (or, with --sqlite, without) gets runs of sever
 of its own in which the stages before are done. In the middle of a unit (benchmarks/held_units) all of them are struck
 alike, again and again: what kills a run is followed by Retry, and so by the next blow in the same unit. Two runs of
 each stage are struck: one by what leaves its process alive, one by what does not. Measured for each blow: seconds
-until Prefect shows what is so, and from Retry until the run is at work again; in the end: seconds until Completed, and until
-no slot of any concurrency limit is taken; whether records that stood were left alone, no unit was computed to its end
+until Prefect shows what is so, and from Retry until the run is at work again. In the end: seconds until Completed and
+until no slot of any limit is taken; whether records that stood were left alone, no unit was computed to its end
 twice, and all shards are, byte for byte, those of a run that nothing struck.
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
     """Try the cases, print the table, write the JSON and the page."""
     arguments = parsed()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are taken away
-    results: list[dict[str, Any]] = []
+    results = kept(arguments)
     with ExitStack() as stack:
         scratch = arguments.folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="crashes-"))
         database = None if arguments.sqlite else stack.enter_context(postgres())
@@ -64,6 +64,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--at-once", type=int, default=5, help="runs that are struck at once; each takes 0.4 GB")
     parser.add_argument("--sqlite", action="store_true", help="SQLite instead of PostgreSQL")
+    parser.add_argument("--add", action="store_true", help="keep what the JSON has of other stages")
     parser.add_argument("--folder", type=Path, help="an empty folder to work in, which stays; default: a temporary one")
     parser.add_argument("--page", type=Path, help="a Markdown page to put the table into, between its marks")
     parser.add_argument("--no-thrice", dest="thrice", action="store_false", help="leave out a server that keeps dying")
@@ -73,6 +74,14 @@ def parsed() -> argparse.Namespace:
     if given.sqlite:
         given.cases = [name for name in given.cases if name != "database"]
     return given
+
+
+def kept(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the results of other stages that stand already, where they shall be kept."""
+    if not arguments.add or not arguments.json.exists():
+        return []
+    standing = json.loads(arguments.json.read_text())["results"]
+    return [result for result in standing if result["stage"] not in arguments.stages]
 
 
 def tried(

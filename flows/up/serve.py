@@ -85,6 +85,8 @@ class Up:
         poll = ["worker", "start", "--pool", "logitfuse", "--type", "process", "--name", f"up-{socket.gethostname()}"]
         poll += ["--limit", str(limit)] if limit else []
         self._worker = self._service("worker", ["prefect", *poll], self._environment) if worker else None
+        if self._worker:
+            self._worker.survived = True
         deploy = ["logitfuse.flows.cli", "deploy", "--patience", str(SECONDS_TO_START), "--folder", str(place.folder)]
         self._deploy = self._service("deployment", deploy, self._environment)
 
