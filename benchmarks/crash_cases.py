@@ -85,6 +85,7 @@ CASES = {
         Case("database", "PostgreSQL crashes and restarts", restart_database, "RUNNING", stays=100),
         Case("server", "server killed", kill_server, "RUNNING", stays=100),
         Case("away", "server gone for 80 s, run ends meanwhile", server_away, "COMPLETED", goes_on=True),
+        Case("called", "nothing, but called Crashed", call_crashed, "RUNNING"),
         Case("flow", "flow killed", kill_flows, "CRASHED"),
         Case("both", "worker and flow killed", kill_worker_and_flows, "CRASHED"),
         Case("stop", "worker told to end (SIGTERM)", stop_worker, "CRASHED"),
@@ -93,4 +94,7 @@ CASES = {
     )
 }
 # Two runs of a stage are struck: by what its process survives, and by what kills it; the last of each lets it end.
-CHAINS = {"living": ("worker", "database", "server", "away"), "killed": ("flow", "both", "stop", "starting", "false")}
+CHAINS = {
+    "living": ("called", "worker", "database", "server", "away"),
+    "killed": ("flow", "both", "stop", "starting", "false"),
+}

@@ -64,7 +64,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--at-once", type=int, default=5, help="runs that are struck at once; each takes 0.4 GB")
     parser.add_argument("--sqlite", action="store_true", help="SQLite instead of PostgreSQL")
-    parser.add_argument("--add", action="store_true", help="keep what the JSON has of other stages")
+    parser.add_argument("--add", action="store_true", help="keep what the JSON has of other stages and cases")
     parser.add_argument("--folder", type=Path, help="an empty folder to work in, which stays; default: a temporary one")
     parser.add_argument("--page", type=Path, help="a Markdown page to put the table into, between its marks")
     parser.add_argument("--no-thrice", dest="thrice", action="store_false", help="leave out a server that keeps dying")
@@ -77,11 +77,12 @@ def parsed() -> argparse.Namespace:
 
 
 def kept(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the results of other stages that stand already, where they shall be kept."""
+    """Return the results of other stages and cases that stand already, where they shall be kept."""
     if not arguments.add or not arguments.json.exists():
         return []
     standing = json.loads(arguments.json.read_text())["results"]
-    return [result for result in standing if result["stage"] not in arguments.stages]
+    redone = {(case, stage) for case in arguments.cases for stage in arguments.stages}
+    return [result for result in standing if (result["case"], result["stage"]) not in redone]
 
 
 def tried(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 NAME = "logitfuse: a run without heartbeat has crashed"
 SILENCE = timedelta(seconds=90)  # three heartbeats of PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30, which prefect.yaml sets
-HEARTBEAT = "prefect.flow-run.heartbeat"
+HEARTBEAT, PENDING = "prefect.flow-run.heartbeat", "prefect.flow-run.Pending"
 # After these a run is rightly silent. Names of states, since events are called by them.
 ENDINGS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Paused", "Suspended", "AwaitingRetry")
 
@@ -57,8 +57,9 @@ def pending_automation() -> AutomationCore:
     trigger = EventTrigger(
         match={"prefect.resource.id": "prefect.flow-run.*"},
         for_each={"prefect.resource.id"},
-        after={"prefect.flow-run.Pending"},
-        expect={HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ENDINGS + BEGINNINGS)},
+        after={PENDING},
+        # Pending among it: so another one, after a retry, begins the wait anew.
+        expect={PENDING, HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ENDINGS + BEGINNINGS)},
         posture=Posture.Proactive,
         threshold=1,
         within=LONGEST_START,

@@ -16,6 +16,7 @@ from logitfuse.flows.fan_out import run_stage
 from logitfuse.flows.leader import leading
 from logitfuse.flows.result_artifacts import publish_result
 from logitfuse.flows.session import opened
+from logitfuse.flows.still_running import shown_as_running
 from logitfuse.storage.errors import LogitfuseError
 from logitfuse.tasks.headroom import read_headroom
 from logitfuse.tasks.recipe import Recipe
@@ -29,7 +30,8 @@ def saying_how_it_ended(body: Callable[P, str]) -> Callable[P, State[str]]:
     @functools.wraps(body)
     def flow_body(*args: P.args, **kwargs: P.kwargs) -> State[str]:
         try:
-            summary = body(*args, **kwargs)
+            with shown_as_running():
+                summary = body(*args, **kwargs)
         except LogitfuseError as error:  # returned, not raised: Prefect logs a traceback of what is raised
             return Failed(message=str(error), data=error)
         return Completed(message=summary, data=summary)
