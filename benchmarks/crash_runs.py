@@ -31,8 +31,11 @@ MANY = ("prepare", "encode", "capture", "align", "fuse", "evaluate")  # have sev
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
-def recipe_at(folder: Path, name: str) -> Recipe:
-    """Return a recipe over two models of a few thousand weights and a corpus of three shards, which it writes once."""
+def recipe_at(folder: Path, label: str) -> Recipe:
+    """Return a recipe over two models of a few thousand weights and a corpus of three shards, which it writes once.
+
+    Runs differ by the folder that they lie in alone: a model's card tells the run's name.
+    """
     corpus, models = folder / "corpus.jsonl", [folder / "first", folder / "second"]
     if not corpus.exists():
         rng = random.Random(0)
@@ -43,7 +46,7 @@ def recipe_at(folder: Path, name: str) -> Recipe:
     first, second = ({"model": str(model), "dtype": "float32"} for model in models)
     return Recipe.model_validate(
         {
-            "name": name,
+            "name": "tiny",
             "target": first,
             "sources": [second],
             "corpus": {"source": str(corpus), "documents_per_shard": 10, "held_out_share": 0.2},
@@ -51,7 +54,7 @@ def recipe_at(folder: Path, name: str) -> Recipe:
             "capture": {"k": 4, "tokens_per_batch": 512},
             "train": {"learning_rate": 1e-3, "dtype": "fp32", "sequence_length": 128, "sequences_per_step": 4},
             "execution": {
-                "folder": str(folder / "runs"), "min_free_gb": 0, "device": "cpu", "workers": 1,
+                "folder": str(folder / "runs" / label), "min_free_gb": 0, "device": "cpu", "workers": 1,
                 "checkpoint_every_steps": 1,
             },
         }
@@ -140,7 +143,7 @@ class Interrupted:
 
     def note_what_stands(self) -> None:
         """Remember the files that must not be written again."""
-        self.stood |= _standing(self.whole.recipe.folder.with_name(self.name))
+        self.stood |= _standing(recipe_at(self.server.folder, self.name).folder)
 
     def verdict(self) -> dict[str, Any]:
         """Say what became of its shards: all there, each computed to its end once, what stood untouched, same bytes."""
@@ -176,9 +179,12 @@ def _undo(run: Run, stage: str) -> None:
 
 def _standing(folder: Path) -> dict[str, tuple[int, int]]:
     """Return inode and time of change of every record, by its path."""
-    records = [path for path in folder.rglob("*.json") if ".locks" not in path.parts and len(path.suffixes) > 1]
-    found = {path: path.stat() for path in records}
-    return {str(path.relative_to(folder)): (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
+    found = {}
+    for path in folder.rglob("*.json"):
+        if not path.parent.name.startswith(".") and path.read_bytes().startswith(b'{"checksum":'):
+            stat = path.stat()
+            found[str(path.relative_to(folder))] = (stat.st_ino, stat.st_mtime_ns)
+    return found
 
 
 def _checksums(run: Run, stage: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Put on the PYTHONPATH of a worker: its runs stop in the middle of a unit for as long as a file `hold` lies there.
 
-$HELD_UNITS names a folder with one folder per run, called as the run: `hold` in it says in which stage, and after how
-many of its units, work shall stop; `notes` gets a line when a unit is begun, held and computed, with the process's id.
+$HELD_UNITS names a folder with one folder per run, called as the one in $HELD_RUNS that it works in: `hold` in it says
+in which stage, and after how many of its units, work shall stop; `notes` gets a line when a unit is begun, held and
+computed, with the process's id.
 A unit stops at its first report of progress, so with its file half written; training does in its child process, within
 a step.
 """
@@ -48,7 +49,7 @@ def holding_units(engine: dict[str, Any]) -> None:
     do = engine["_do"]
 
     def noted(store: Any, work: Any, progress: Callable[[int, int], None]) -> Any:
-        control = Control(store.root.name)
+        control = Control(store.root)
         unit = {"stage": work.stage, "unit": f"{work.place}/{work.name}"}
         held = control.holds(work.stage)
         control.note(unit, "began")
@@ -76,8 +77,7 @@ def holding_steps(trainer: dict[str, Any]) -> None:
     step_of = whole._step
 
     def step(self: Any, number: int) -> Any:
-        name = Path(self.config.out).resolve().relative_to(Path(os.environ["HELD_RUNS"]).resolve()).parts[0]
-        control = Control(name)
+        control = Control(Path(self.config.out))
         if number >= STEPS_BEFORE and control.holds("train"):
             control.hold({"stage": "train", "unit": "a step"})
         return step_of(self, number)
@@ -88,7 +88,9 @@ def holding_steps(trainer: dict[str, Any]) -> None:
 class Control:
     """What is wanted of one run, and what it has noted."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, within: Path) -> None:
+        """Find it by a path in the run's folder."""
+        name = within.resolve().relative_to(Path(os.environ["HELD_RUNS"]).resolve()).parts[0]
         self._folder = Path(os.environ["HELD_UNITS"]) / name
 
     def holds(self, stage: str) -> bool:

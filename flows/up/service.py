@@ -61,6 +61,12 @@ class Service:
             self._kill_session()  # a server's API would hold its port
         self.start()
 
+    def kill(self) -> None:
+        """End it at once and alone, without what it has started."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
     def failure(self, what: str) -> WorkFailed:
         """Return what to raise when it cannot go on, with the end of its log."""
         end = "\n".join(self.log.read_text(errors="replace").splitlines()[-LINES_OF_A_FAILURE:])
