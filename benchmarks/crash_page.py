@@ -15,7 +15,11 @@ from rich.table import Table
 
 BEGIN, END = "<!-- crashes: begin -->", "<!-- crashes: end -->"
 HEAD = ("What dies", "Stages", "Shown rightly after", "Retry: at work after", "Completed", "Shards sound")
-TITLES = {name: case.title for name, case in CASES.items()} | {"thrice": "server killed three times: `up` ends"}
+TITLES = {name: case.title for name, case in CASES.items()}
+LAST = {
+    "cancel": "nothing, but all of this before; then a run is cancelled",
+    "thrice": "server killed three times: `up` starts it again twice, then ends",
+}
 
 
 def show(results: list[dict[str, Any]]) -> None:
@@ -39,8 +43,9 @@ def rows(results: Iterable[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     """Yield one row for each case, over all its stages."""
     for case, found in groupby(results, lambda result: result["case"]):
         these = list(found)
-        if case == "thrice":
-            yield TITLES[case], "", "", "", "", "as it should" if these[0]["ok"] else "NOT as it should"
+        if case in LAST:
+            ok = "as it should be" if these[0]["ok"] else "NOT as it should be"
+            yield LAST[case], _stages(these), span(these, "right_s"), "", "", ok
             continue
         again = [result for result in these if result["retried"]]
         sound = sum(all(result[fact] for fact in SOUND) for result in these)

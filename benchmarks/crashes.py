@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from crash_cancel import cancels
 from crash_cases import CASES, CHAINS
 from crash_page import put_into_page, show
 from crash_runs import STAGES, Interrupted, undisturbed
@@ -47,9 +48,9 @@ def main() -> None:
             stages = arguments.stages[first : first + arguments.at_once]
             results += tried(server, database, whole, stages, arguments.cases)
             write(arguments.json, results, database is not None)
-        if arguments.thrice:
-            results += dies_thrice(server)
-    results.sort(key=lambda result: [*CASES, "thrice"].index(result["case"]))
+        if arguments.last:
+            results += cancels(server, whole) + dies_thrice(server)
+    results.sort(key=lambda result: [*CASES, "cancel", "thrice"].index(result["case"]))
     write(arguments.json, results, database is not None)
     show(results)
     if arguments.page:
@@ -67,10 +68,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--add", action="store_true", help="keep what the JSON has of other stages and cases")
     parser.add_argument("--folder", type=Path, help="an empty folder to work in, which stays; default: a temporary one")
     parser.add_argument("--page", type=Path, help="a Markdown page to put the table into, between its marks")
-    parser.add_argument("--no-thrice", dest="thrice", action="store_false", help="leave out a server that keeps dying")
+    parser.add_argument("--no-last", dest="last", action="store_false", help="leave out what is tried after all others")
     given = parser.parse_args()
     if given.quick:
-        given.stages, given.cases, given.thrice = ["encode", "train"], ["flow", "both"], False
+        given.stages, given.cases, given.last = ["encode", "train"], ["flow", "both"], False
     if given.sqlite:
         given.cases = [name for name in given.cases if name != "database"]
     return given
