@@ -95,6 +95,6 @@ CASES = {
 }
 # Two runs of a stage are struck: by what its process survives, and by what kills it; the last of each lets it end.
 CHAINS = {
-    "living": ("called", "worker", "database", "server", "away"),
     "killed": ("flow", "both", "stop", "starting", "false"),
+    "living": ("called", "worker", "database", "server", "away"),
 }

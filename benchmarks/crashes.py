@@ -46,8 +46,9 @@ def main() -> None:
         server.limit(list(STAGES), 2 * arguments.at_once)
         for first in range(0, len(arguments.stages), arguments.at_once):
             stages = arguments.stages[first : first + arguments.at_once]
-            results += tried(server, database, whole, stages, arguments.cases)
-            write(arguments.json, results, database is not None)
+            for chain in CHAINS:
+                results += tried(server, database, whole, stages, chain, arguments.cases)
+                write(arguments.json, results, database is not None)
         if arguments.last:
             results += cancels(server, whole) + dies_thrice(server)
     results.sort(key=lambda result: [*CASES, "cancel", "thrice"].index(result["case"]))
@@ -63,7 +64,7 @@ def parsed() -> argparse.Namespace:
     parser = options(__doc__)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--at-once", type=int, default=5, help="runs that are struck at once; each takes 0.4 GB")
+    parser.add_argument("--at-once", type=int, default=6, help="runs that are struck at once; each takes 0.4 GB")
     parser.add_argument("--sqlite", action="store_true", help="SQLite instead of PostgreSQL")
     parser.add_argument("--add", action="store_true", help="keep what the JSON has of other stages and cases")
     parser.add_argument("--folder", type=Path, help="an empty folder to work in, which stays; default: a temporary one")
@@ -87,23 +88,20 @@ def kept(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def tried(
-    server: Server, database: Postgres | None, whole: Run, stages: list[str], cases: list[str]
+    server: Server, database: Postgres | None, whole: Run, stages: list[str], chain: str, cases: list[str]
 ) -> list[dict[str, Any]]:
-    """Strike two runs of each stage with all cases, and return what became of them."""
-    results = []
-    for chain, names in CHAINS.items():
-        blows = [CASES[name] for name in names if name in cases]
-        if not blows:
-            continue
-        runs = [Interrupted(server, whole, stage, f"{chain}-{stage}") for stage in stages]
-        struck = Struck(server, runs)
-        struck.begin(held=blows[0].held)
-        for case in blows:
-            struck.strike(case, database)
-        struck.end()
-        print(*(json.dumps(result) for result in struck.results), sep="\n", flush=True)
-        results += struck.results
-    return results
+    """Strike a run of each stage with the cases of one chain, and return what became of them."""
+    blows = [CASES[name] for name in CHAINS[chain] if name in cases]
+    if not blows:
+        return []
+    runs = [Interrupted(server, whole, stage, f"{chain}-{stage}") for stage in stages]
+    struck = Struck(server, runs)
+    struck.begin(held=blows[0].held)
+    for case in blows:
+        struck.strike(case, database)
+    struck.end()
+    print(*(json.dumps(result) for result in struck.results), sep="\n", flush=True)
+    return struck.results
 
 
 def write(path: Path | None, results: list[dict[str, Any]], postgresql: bool) -> None:
