@@ -1,7 +1,12 @@
-"""The results of crashes.py as a table, on the terminal and in a Markdown page."""
+"""The results of crashes.py as a table, on the terminal and in a Markdown page.
+
+python benchmarks/crash_page.py benchmarks/results/chaos-prefect.json docs/crashes.md    # the page from its numbers
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -50,10 +55,16 @@ def rows(results: Iterable[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
         again = [result for result in these if result["retried"]]
         sound = sum(all(result[fact] for fact in SOUND) for result in these)
         yield (
-            TITLES[case], _stages(these), span(these, "right_s"), span(again, "again_s") if again else "not needed",
+            TITLES[case], _stages(these), span(these, "right_s"), _again(case, again),
             f"{sum(result['completed_s'] is not None for result in these)} of {len(these)}",
             f"{sound} of {len(these)}",
         )  # fmt: skip
+
+
+def _again(case: str, retried: list[dict[str, Any]]) -> str:
+    if case in ("stop", "false"):  # struck again before the new process came so far, or held up by the old one
+        return "yes" if retried else "NO"
+    return span(retried, "again_s") if retried else "not needed"
 
 
 def _stages(these: list[dict[str, Any]]) -> str:
@@ -62,10 +73,14 @@ def _stages(these: list[dict[str, Any]]) -> str:
 
 def span(these: list[dict[str, Any]], name: str) -> str:
     """Return the least and the most seconds; NEVER where it did not come to it."""
-    values = [result[name] for result in these]
+    values = [result.get(name) for result in these]
     known = [value for value in values if value is not None]
     never = f", NEVER in {len(values) - len(known)}" if len(known) < len(values) else ""
     if not known:
         return "NEVER"
     least, most = f"{min(known):.0f}", f"{max(known):.0f}"
     return f"{least} s{never}" if least == most else f"{least}-{most} s{never}"
+
+
+if __name__ == "__main__":
+    put_into_page(Path(sys.argv[2]), json.loads(Path(sys.argv[1]).read_text())["results"])
