@@ -49,6 +49,7 @@ class Server:
         self.folder, self._database_url = folder, database_url
         self.port = free_port()
         self.api = Api(f"http://127.0.0.1:{self.port}/api")
+        self.last_killed = 0.0
         self._up: subprocess.Popen[bytes] | None = None
 
     @property
@@ -115,6 +116,7 @@ class Server:
     def kill(self, name: str) -> None:
         """Kill a part with all that it has started: the server's API is a child of what `up` starts."""
         part = self.part(name)
+        self.last_killed = time.monotonic()
         for process in [part, *part.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from crash_cancel import cancels
-from crash_cases import CASES, CHAINS
+from crash_cases import CASES, CHAINS, Case
 from crash_page import put_into_page, show
 from crash_runs import STAGES, Interrupted, undisturbed
 from crash_server import Server, served
@@ -29,8 +29,6 @@ from crash_thrice import dies_thrice
 from crash_watch import Struck
 from machines import Postgres, postgres
 from measure import machine, options
-
-from logitfuse.tasks.run import Run
 
 
 def main() -> None:
@@ -44,10 +42,15 @@ def main() -> None:
         whole = undisturbed(Path(scratch))
         server = stack.enter_context(served(Path(scratch), database.url if database else None))
         server.limit(list(STAGES), 2 * arguments.at_once)
-        for first in range(0, len(arguments.stages), arguments.at_once):
-            stages = arguments.stages[first : first + arguments.at_once]
-            for chain in CHAINS:
-                results += tried(server, database, whole, stages, chain, arguments.cases)
+        for chain, blows in CHAINS.items():
+            cases = [CASES[name] for name in blows if name in arguments.cases]
+            missing = [stage for stage in arguments.stages if lacks(results, cases, stage)]
+            for first in range(0, len(missing), arguments.at_once):
+                runs = [
+                    Interrupted(server, whole, stage, f"{chain}-{stage}")
+                    for stage in missing[first : first + arguments.at_once]
+                ]
+                results += tried(server, database, runs, cases)
                 write(arguments.json, results, database is not None)
         if arguments.last:
             results += cancels(server, whole) + dies_thrice(server)
@@ -66,7 +69,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--at-once", type=int, default=6, help="runs that are struck at once; each takes 0.4 GB")
     parser.add_argument("--sqlite", action="store_true", help="SQLite instead of PostgreSQL")
-    parser.add_argument("--add", action="store_true", help="keep what the JSON has of other stages and cases")
+    parser.add_argument("--add", action="store_true", help="keep what the JSON has, and try what it lacks")
     parser.add_argument("--folder", type=Path, help="an empty folder to work in, which stays; default: a temporary one")
     parser.add_argument("--page", type=Path, help="a Markdown page to put the table into, between its marks")
     parser.add_argument("--no-last", dest="last", action="store_false", help="leave out what is tried after all others")
@@ -79,25 +82,25 @@ def parsed() -> argparse.Namespace:
 
 
 def kept(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the results of other stages and cases that stand already, where they shall be kept."""
-    if not arguments.add or not arguments.json.exists():
-        return []
-    standing = json.loads(arguments.json.read_text())["results"]
-    redone = {(case, stage) for case in arguments.cases for stage in arguments.stages}
-    return [result for result in standing if (result["case"], result["stage"]) not in redone]
+    """Return the results that stand already, where they shall be kept."""
+    standing = arguments.add and arguments.json and arguments.json.exists()
+    found: list[dict[str, Any]] = json.loads(arguments.json.read_text())["results"] if standing else []
+    return [result for result in found if result["case"] in CASES]
+
+
+def lacks(results: list[dict[str, Any]], cases: list[Case], stage: str) -> bool:
+    """Whether one of the cases has not been tried yet in a stage."""
+    tried = {result["case"] for result in results if result["stage"] == stage}
+    return any(case.name not in tried for case in cases)
 
 
 def tried(
-    server: Server, database: Postgres | None, whole: Run, stages: list[str], chain: str, cases: list[str]
+    server: Server, database: Postgres | None, runs: list[Interrupted], cases: list[Case]
 ) -> list[dict[str, Any]]:
-    """Strike a run of each stage with the cases of one chain, and return what became of them."""
-    blows = [CASES[name] for name in CHAINS[chain] if name in cases]
-    if not blows:
-        return []
-    runs = [Interrupted(server, whole, stage, f"{chain}-{stage}") for stage in stages]
+    """Strike a run of each stage with some cases, one after the other, and return what became of them."""
     struck = Struck(server, runs)
-    struck.begin(held=blows[0].held)
-    for case in blows:
+    struck.begin(held=cases[0].held)
+    for case in cases:
         struck.strike(case, database)
     struck.end()
     print(*(json.dumps(result) for result in struck.results), sep="\n", flush=True)
