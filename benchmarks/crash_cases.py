@@ -93,9 +93,10 @@ CASES = {
         Case("false", "called Crashed wrongly, second process started", call_crashed, "CRASHED"),
     )
 }
-# Two runs of a stage are struck: by what its process survives, and by what kills it; the last of each lets it end.
-# A run that was called Crashed has lost its slot of a deployment's limit, and Prefect ends it minutes later.
+# Three runs of a stage are struck: by what its process survives, by what kills it, and by what is said of it wrongly,
+# by which it loses its slot of its deployment's limit, so that Prefect ends it minutes later. The last blow lets it end.
 CHAINS = {
-    "living": ("worker", "database", "server", "called", "away"),
+    "living": ("worker", "database", "server", "away"),
     "killed": ("flow", "both", "stop", "starting", "false"),
+    "called": ("called",),
 }

@@ -4,8 +4,8 @@
 
 A `logitfuse up` with PostgreSQL (or, with --sqlite, without) gets runs of several stages at once, each in a run folder
 of its own in which the stages before are done. In the middle of a unit (benchmarks/held_units) all of them are struck
-alike, again and again: what kills a run is followed by Retry, and so by the next blow in the same unit. Two runs of
-each stage are struck: one by what leaves its process alive, one by what does not. Measured for each blow: seconds
+alike, again and again: what kills a run is followed by Retry, and so by the next blow in the same unit. Some runs of
+each stage are struck by what leaves its process alive, others by what does not. Measured for each blow: seconds
 until Prefect shows what is so, and from Retry until the run is at work again. In the end: seconds until Completed and
 until no slot of any limit is taken; whether records that stood were left alone, no unit was computed to its end
 twice, and all shards are, byte for byte, those of a run that nothing struck.
