@@ -94,7 +94,7 @@ CASES = {
     )
 }
 # Three runs of a stage are struck: by what its process survives, by what kills it, and by what is said of it wrongly,
-# by which it loses its slot of its deployment's limit, so that Prefect ends it minutes later. The last blow lets it end.
+# by which it loses its slot of its deployment's limit, so that Prefect ends it minutes later. The last lets it end.
 CHAINS = {
     "living": ("worker", "database", "server", "away"),
     "killed": ("flow", "both", "stop", "starting", "false"),
