@@ -114,7 +114,7 @@ class Server:
             return False
 
     def kill(self, name: str) -> None:
-        """Kill a part with all that it has started: the server's API is a child of what `up` starts."""
+        """Kill a part with all that it has started."""
         part = self.part(name)
         self.last_killed = time.monotonic()
         for process in [part, *part.children(recursive=True)]:

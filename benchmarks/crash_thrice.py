@@ -12,19 +12,17 @@ SECONDS_TO_NOTICE = 120.0
 
 
 def dies_thrice(server: Server) -> list[dict[str, Any]]:
-    """Kill the server's starter, then its API, then both; return how `up` took it, which has ended afterwards.
+    """Kill the server three times; return how `up` took it, which has ended afterwards.
 
     The first two must be followed by a server that answers.
     """
     time.sleep(max(0.0, server.last_killed + SECONDS_OF_MEMORY - time.monotonic()))  # what died before must not count
     began, answered = time.monotonic(), []
-    for what in ("starter", "api", "both"):
-        starter = server.part("server")
-        doomed = {"starter": [starter], "api": starter.children(), "both": [starter, *starter.children()]}[what]
-        for process in doomed:
-            process.kill()
-        if what != "both":
-            wait_until(lambda dead=starter.pid: server.has_another("server", dead), SECONDS_TO_NOTICE, "another server")
+    for death in range(3):
+        dead = server.part("server").pid
+        server.kill("server")
+        if death < 2:
+            wait_until(lambda dead=dead: server.has_another("server", dead), SECONDS_TO_NOTICE, "another server")
             answered.append(round(wait_until(server.answers, SECONDS_TO_NOTICE, "its answer"), 1))
     wait_until(lambda: server.ended is not None, SECONDS_TO_NOTICE, "the end of `up`")
     right = server.ended != 0 and "the server ended 3 times within 120 s" in " ".join(server.said.split())
