@@ -46,7 +46,9 @@ def put_into_page(page: Path, results: list[dict[str, Any]]) -> None:
 
 def rows(results: Iterable[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     """Yield one row for each case, over all its stages."""
-    for case, found in groupby(results, lambda result: result["case"]):
+    order = [*CASES, *LAST]
+    placed = sorted(results, key=lambda result: order.index(result["case"]))
+    for case, found in groupby(placed, lambda result: result["case"]):
         these = list(found)
         if case in LAST:
             ok = "as it should be" if these[0]["ok"] else "NOT as it should be"
