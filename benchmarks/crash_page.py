@@ -66,7 +66,8 @@ def rows(results: Iterable[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
 def _again(case: str, retried: list[dict[str, Any]]) -> str:
     if case in ("stop", "false"):  # struck again before the new process came so far, or held up by the old one
         return "yes" if retried else "NO"
-    return span(retried, "again_s") if retried else "not needed"
+    at_work = [result for result in retried if "again_s" in result]
+    return span(at_work, "again_s") if at_work else "yes" if retried else "not needed"
 
 
 def _stages(these: list[dict[str, Any]]) -> str:

@@ -49,7 +49,8 @@ class Struck:
         for run in self._runs:
             ready = run.is_held if case.held else lambda run=run: run.state() in ("PENDING", "RUNNING")
             wait_until(ready, SECONDS_TO_BEGIN, f"{run.name} at work")
-        self._note_again()
+        if case.held:  # else it is struck before it is at work again
+            self._note_again()
 
     def _note_again(self) -> None:
         for result in self._latest:
