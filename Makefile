@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup test check format demo experiments experiments-full fuzz audit-dependencies results test-server test-browser test-install test-slow test-triton chaos corruption test-all scale clean help
+.PHONY: setup test check format demo experiments experiments-full fuzz audit-dependencies results test-server test-browser test-install test-slow test-triton chaos corruption chaos-prefect test-all scale clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -79,6 +79,9 @@ audit-dependencies: setup  ## known vulnerabilities of what is installed (asks a
 	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/audit/installed.txt
 	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/audit/installed.txt \
 		|| { echo "Vulnerabilities were found, or the advisory service was not reached: what stands above says which."; exit 1; }
+
+chaos-prefect: setup  ## kill flow, worker, server and database in every stage (half an hour; needs PostgreSQL)
+	$(BIN)/python benchmarks/crashes.py --json benchmarks/results/chaos-prefect.json --page docs/crashes.md
 
 demo: setup  ## fuse Gemma-3-270M into SmolLM2-135M on real text (about ten minutes on two cores)
 	$(BIN)/logitfuse run demo

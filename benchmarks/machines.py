@@ -88,24 +88,45 @@ def _name_machines(machine: Machine, all_of_them: list[Machine]) -> None:
     (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines]) + "\n")
 
 
+@dataclass(frozen=True)
+class Postgres:
+    """A PostgreSQL server of this host, with its data in a folder of its own."""
+
+    folder: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        """What a Prefect server is given."""
+        return f"postgresql+asyncpg://prefect@127.0.0.1:{self.port}/postgres"
+
+    def control(self, *command: str) -> None:
+        """Call `pg_ctl`, which waits until it is done; `restart -m immediate` is a crash and a new start."""
+        settings = f"-c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -p {self.port}"
+        log = ["-l", f"{self.folder}/log", "-o", settings] if "stop" not in command else []
+        _run(*_as_user(), _tool("pg_ctl"), "-D", f"{self.folder}/data", "-w", *log, *command)
+
+
 @contextmanager
-def postgres() -> Iterator[str]:
-    """Start a PostgreSQL server on a free port of this host and yield its URL; all of it is gone afterwards."""
-    port = free_port()
-    folder = Path(tempfile.mkdtemp(prefix="lf-postgres-"))
-    as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # it refuses to run as root
-    if as_user:
-        shutil.chown(folder, "postgres")
-    settings = f"-c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -p {port}"
+def postgres() -> Iterator[Postgres]:
+    """Start a PostgreSQL server on a free port of this host; all of it is gone afterwards."""
+    server = Postgres(Path(tempfile.mkdtemp(prefix="lf-postgres-")), free_port())
+    if _as_user():
+        shutil.chown(server.folder, "postgres")
     try:
-        _run(*as_user, _tool("initdb"), "-D", f"{folder}/data", "-U", "prefect", "--auth=trust", "-E", "UTF8")
-        _run(*as_user, _tool("pg_ctl"), "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", settings, "start")
+        data = f"{server.folder}/data"
+        _run(*_as_user(), _tool("initdb"), "-D", data, "-U", "prefect", "--auth=trust", "-E", "UTF8")
+        server.control("start")
         try:
-            yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres"
+            yield server
         finally:
-            _run(*as_user, _tool("pg_ctl"), "-D", f"{folder}/data", "-w", "-m", "immediate", "stop")
+            server.control("-m", "immediate", "stop")
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(server.folder, ignore_errors=True)
+
+
+def _as_user() -> list[str]:
+    return ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []  # it refuses to run as root
 
 
 def _tool(name: str) -> str:
@@ -116,9 +137,11 @@ def _tool(name: str) -> str:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
-    if done.returncode:
-        raise OSError(f"{' '.join(command)}: {done.stderr or done.stdout}")
+    with tempfile.TemporaryFile("w+") as said:  # not a pipe, which a server that stays would hold open
+        done = subprocess.run(command, stdout=said, stderr=said, cwd="/")
+        said.seek(0)
+        if done.returncode:
+            raise OSError(f"{' '.join(command)}: {said.read()}")
 
 
 def free_port() -> int:

@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = Path(scratch)
         made = stack.enter_context(machines(3))
-        cluster = stack.enter_context(cluster_at(folder, stack.enter_context(postgres()), 0.0))
+        cluster = stack.enter_context(cluster_at(folder, stack.enter_context(postgres()).url, 0.0))
         models = [tiny_model(name, folder) for name in ("llama-2", "gpt-2")]
         alone = fused(folder, models, "alone", {"processes": 2})
         list(do_units(Run(alone), Run(alone).units("train")))

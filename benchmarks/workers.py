@@ -61,7 +61,7 @@ def main() -> None:
     shards, rounds = (8, 1) if arguments.quick else (arguments.shards, arguments.rounds)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         made = stack.enter_context(machines(2))
-        cluster = stack.enter_context(cluster_at(Path(scratch), stack.enter_context(postgres()), arguments.seconds))
+        cluster = stack.enter_context(cluster_at(Path(scratch), stack.enter_context(postgres()).url, arguments.seconds))
         seconds: dict[str, list[float]] = defaultdict(list)
         runs = []
         for number in range(rounds):

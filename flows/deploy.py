@@ -1,4 +1,4 @@
-"""`logitfuse deploy`: put the work pool, the deployments and the heartbeat automation on a Prefect server."""
+"""`logitfuse deploy`: put the work pool, the deployments and the automations on a Prefect server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def deploy(
     ] = Path(),
     patience: Annotated[float, typer.Option(help="Seconds to wait for the server.", hidden=True)] = 0,
 ) -> None:
-    """Create or update everything that a Prefect server needs: work pool, queues, deployments, heartbeat automation.
+    """Create or update everything that a Prefect server needs: work pool, queues, deployments, automations.
 
     The server is the one of $PREFECT_API_URL. `logitfuse up` does this by itself; this is for a server of your own:
     once, and again after an update of logitfuse. Schedules that were switched on or off stay so.
@@ -49,7 +49,7 @@ def deploy(
     os.environ |= {"PWD": str(whole), "PREFECT_CLI_COLORS": "false"}  # prefect.yaml asks for PWD
     import logitfuse.flows.pipeline  # noqa: F401  # takes seconds, in which a server may be starting
 
-    put_pool_and_automation(patience)
+    put_pool_and_automations(patience)
     count = put_deployments()
     console.print(
         f"{os.environ['PREFECT_API_URL']} has {count} deployments, whose runs start in {whole}. "
@@ -58,8 +58,8 @@ def deploy(
     )  # fmt: skip
 
 
-def put_pool_and_automation(patience: float = 0) -> None:
-    """Create the work pool if there is none, and the heartbeat automation; wait so many seconds for the server."""
+def put_pool_and_automations(patience: float = 0) -> None:
+    """Create the work pool if there is none, and the automations; wait so many seconds for the server."""
     import logitfuse.flows.prefect_settings  # noqa: F401
 
     # isort: split
@@ -68,14 +68,14 @@ def put_pool_and_automation(patience: float = 0) -> None:
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker
 
-    from logitfuse.flows.heartbeats import put_heartbeat_automation
+    from logitfuse.flows.heartbeats import put_automations
 
     with get_client(sync_client=True) as client:
         _wait_for(client, patience)
         template = ProcessWorker.get_default_base_job_template()
         with suppress(ObjectAlreadyExists):  # whatever its operators changed of it stays
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-        put_heartbeat_automation(client)
+        put_automations(client)
 
 
 def _wait_for(client: SyncPrefectClient, patience: float) -> None:

@@ -16,6 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Crashed
 
 from logitfuse.flows.hand_out import Standing
+from logitfuse.flows.heartbeats import NOT_BEGUN
 from logitfuse.flows.leader import address_of_leader
 from logitfuse.flows.portions import Portion
 from logitfuse.storage.errors import BadInput
@@ -113,8 +114,11 @@ def _standing(client: SyncPrefectClient, run: FlowRun) -> Standing:
     state = run.state
     if state is None or state.type in (StateType.SCHEDULED, StateType.PAUSED):
         return Standing("waiting")
+    young = datetime.now(UTC) - state.timestamp < LONGEST_PENDING
+    if state.is_crashed() and young and (state.message or "").startswith(NOT_BEGUN):
+        return Standing("waiting")  # it may be slow to start, where many start at once
     if state.type is StateType.PENDING:
-        if datetime.now(UTC) - state.timestamp < LONGEST_PENDING:
+        if young:
             return Standing("waiting")
         message = "a worker took it and was not heard of again"
         client.set_flow_run_state(run.id, Crashed(message=message), force=True)

@@ -14,6 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from logitfuse.flows.artifacts import ProgressArtifacts, artifact_key, publish_table, table_rows
+from logitfuse.flows.dead_tasks import end_dead_tasks
 from logitfuse.flows.execute import parse_shards, stage_summary
 from logitfuse.flows.gpu_slots import ON_ONE_GPU, gpus_of_host, one_gpu
 from logitfuse.flows.session import Session, opened
@@ -35,6 +36,7 @@ def run_stage(
     """Do a stage's units inside its flow and return a one-line summary; raises what `LogitfuseError` went wrong."""
     chosen = parse_shards(shards)
     with opened(recipe) as session:
+        end_dead_tasks(get_run_logger().warning)
         if stage == "prepare":
             units = [Unit("prepare")]
         else:

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from logitfuse.flows.field_titles import with_titles
 from logitfuse.flows.form_values import plain_values
 from logitfuse.flows.quiet_failures import tell_without_traceback
+from logitfuse.flows.still_running import shown_as_running
 from logitfuse.storage.errors import BadInput, LogitfuseError
 from logitfuse.tasks.recipe import Recipe, explain
 
@@ -90,7 +91,8 @@ def _saying_how_it_ended(body: Callable[P, str]) -> Callable[P, State[str]]:
         try:
             given = inspect.signature(body).bind(*args, **kwargs)
             given.arguments["recipe"] = checked_recipe(given.arguments["recipe"])
-            summary = body(*given.args, **given.kwargs)
+            with shown_as_running():
+                summary = body(*given.args, **given.kwargs)
         except LogitfuseError as error:  # returned, not raised: Prefect logs a traceback of what is raised
             message = with_titles(str(error), Recipe)
             tell_without_traceback(message)

@@ -1,4 +1,4 @@
-"""The automation that notices runs nobody works on any more."""
+"""The automations that notice runs nobody works on any more."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ if TYPE_CHECKING:
 
 NAME = "logitfuse: a run without heartbeat has crashed"
 SILENCE = timedelta(seconds=90)  # three heartbeats of PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30, which prefect.yaml sets
-HEARTBEAT = "prefect.flow-run.heartbeat"
+HEARTBEAT, PENDING = "prefect.flow-run.heartbeat", "prefect.flow-run.Pending"
 # After these a run is rightly silent. Names of states, since events are called by them.
 ENDINGS = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Paused", "Suspended", "AwaitingRetry")
+
+NAME_OF_PENDING = "logitfuse: a run that does not begin has crashed"
+LONGEST_START = timedelta(seconds=100)  # a worker takes a run, 10 s later it begins; later where all is busy
+NOT_BEGUN = "A worker took it, and it did not begin within"
+# What comes after Pending, however it goes on.
+BEGINNINGS = ("Running", "Retrying", "Scheduled", "Late", "AwaitingConcurrencySlot", "Cancelling", "Cached")
 
 
 def heartbeat_automation() -> AutomationCore:
@@ -42,13 +48,43 @@ def heartbeat_automation() -> AutomationCore:
     )
 
 
-def put_heartbeat_automation(client: SyncPrefectClient) -> None:
-    """Create the automation, or bring it up to date; one that is as it should be is left alone, with what it has seen.
+def pending_automation() -> AutomationCore:
+    """Return the automation: a run that a worker took and that does not begin is Crashed, from where it can be retried.
+
+    Without it a run whose worker died while starting it would be shown as Pending for ever. One that is only slow to
+    start is shown as Running as soon as it begins. What waits for a slot of a limit is not Pending.
+    """
+    trigger = EventTrigger(
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        for_each={"prefect.resource.id"},
+        after={PENDING},
+        # Pending among it: so another one, after a retry, begins the wait anew.
+        expect={PENDING, HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ENDINGS + BEGINNINGS)},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=LONGEST_START,
+    )
+    message = f"{NOT_BEGUN} {LONGEST_START.seconds} s: its worker or machine died. Retry starts it again."
+    return AutomationCore(
+        name=NAME_OF_PENDING,
+        description="Marks flow runs as Crashed that a worker took and that did not begin; made by logitfuse.",
+        trigger=trigger,
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, name=None, message=message)],
+    )
+
+
+def put_automations(client: SyncPrefectClient) -> None:
+    """Create the automations, or bring them up to date."""
+    for wanted in (heartbeat_automation(), pending_automation()):
+        _put(client, wanted)
+
+
+def _put(client: SyncPrefectClient, wanted: AutomationCore) -> None:
+    """Create or update one; one that is as it should be is left alone, with what it has seen.
 
     (An automation that is written anew forgets the runs it was waiting for.)
     """
-    wanted = heartbeat_automation()
-    found = client.read_automations_by_name(NAME)
+    found = client.read_automations_by_name(wanted.name)
     for extra in found[1:]:
         client.delete_automation(extra.id)
     if not found:

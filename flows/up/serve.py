@@ -25,6 +25,7 @@ SECONDS_TO_START = 180.0  # of the server; 5 s on an idle machine, more for a da
 SECONDS_TO_DEPLOY = 300.0
 SECONDS_FOR_RUNS, SECONDS_TO_STOP = 20.0, 15.0
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_NEWS = 0.5, 3.0
+DEAF = "flow run cancellation will fail"  # a worker says so once, and would never listen again
 
 
 def serve(place: Place, database: Database | None, *, worker: bool, limit: int | None) -> int:
@@ -85,6 +86,8 @@ class Up:
         poll = ["worker", "start", "--pool", "logitfuse", "--type", "process", "--name", f"up-{socket.gethostname()}"]
         poll += ["--limit", str(limit)] if limit else []
         self._worker = self._service("worker", ["prefect", *poll], self._environment) if worker else None
+        if self._worker:
+            self._worker.survived = True
         deploy = ["logitfuse.flows.cli", "deploy", "--patience", str(SECONDS_TO_START), "--folder", str(place.folder)]
         self._deploy = self._service("deployment", deploy, self._environment)
 
@@ -133,8 +136,12 @@ class Up:
         services = [self._server, *([self._worker] if self._worker else [])]
         while True:
             for service in services:
-                for line in serious.among(service.new_lines()):
+                lines = service.new_lines()
+                for line in serious.among(lines):
                     words.event(f"{service.name}: {self._safe(line)}")
+                if any(DEAF in line for line in lines):
+                    words.event("The worker lost the server for too long to hear of cancelled runs; its runs go on.")
+                    service.kill()
                 service.restart_if_dead(words.event)
             for line in watch.news():
                 words.event(line)

@@ -24,6 +24,8 @@ Pause = Callable[[float], None]
 class Service:
     """A process that stays; what it says goes to `log`, which it writes itself, so that nobody can hold it up."""
 
+    survived = False  # whether what it has started goes on without it, as a worker's runs do
+
     def __init__(self, name: str, command: list[str], folder: Path, log: Path, environment: Mapping[str, str]) -> None:
         self.name, self.log = name, log
         self._command, self._folder, self._environment = command, folder, environment
@@ -55,7 +57,15 @@ class Service:
         if self._deaths[-1] - self._deaths[0] < SECONDS:
             raise self.failure(f"ended {DEATHS} times within {SECONDS:.0f} s")
         say(f"the {self.name} ended (exit code {code}); starting it again. Its log: {self.log}")
+        if not self.survived:
+            self._kill_session()  # a server's API would hold its port
         self.start()
+
+    def kill(self) -> None:
+        """End it at once and alone, without what it has started."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def failure(self, what: str) -> WorkFailed:
         """Return what to raise when it cannot go on, with the end of its log."""
@@ -96,9 +106,13 @@ class Service:
         deadline = time.monotonic() + patience
         while self._process.poll() is None and time.monotonic() < deadline:
             pause(0.05)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._kill_session()
         self._process.wait()
+
+    def _kill_session(self) -> None:
+        with suppress(ProcessLookupError):
+            if self._process is not None:
+                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _signal(pid: int, number: int) -> None:

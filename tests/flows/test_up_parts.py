@@ -4,8 +4,11 @@ import json
 import os
 import socket
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from logitfuse.flows.up.child import CHILD, UP
@@ -149,6 +152,36 @@ def test_a_process_that_dies_again_and_again_is_given_up_with_the_end_of_its_log
     with pytest.raises(WorkFailed, match="No module named nowhere_at_all"):
         die_and_restart()
     assert len(said) == 2 and "starting it again" in said[0]
+
+
+@pytest.mark.parametrize("survived", [False, True])
+def test_what_a_killed_service_had_started_is_killed_before_it_starts_again_unless_it_shall_live(
+    place: Place, tmp_path: Path, survived: bool
+) -> None:
+    """A server's API holds its port; a worker's runs go on."""
+    place.home.mkdir(parents=True)
+    code = (
+        "import subprocess, time; print('child', subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
+    )
+    (tmp_path / "starting.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    service = Service("server", ["starting"], place.folder, place.home / "server.log", environment)
+    service.survived = survived
+    service.start()
+    while not (lines := service.new_lines()):
+        time.sleep(0.05)
+    orphan = psutil.Process(int(lines[0].split()[1]))
+    orphan.parent().kill()
+    while service.exit_code is None:
+        time.sleep(0.05)
+    try:
+        service.restart_if_dead(lambda line: None)
+        gone = psutil.wait_procs([orphan], 5 if not survived else 0.5)[0]
+        assert bool(gone) is not survived
+    finally:
+        service.stop(time.sleep, 0)
+        with suppress(psutil.NoSuchProcess):
+            orphan.kill()
 
 
 def test_a_child_dies_with_its_up_however_that_ends(tmp_path: Path) -> None:
