@@ -126,4 +126,4 @@ def test_folders_in_which_no_run_can_be(home: Any, folder: str) -> None:
 def test_what_is_told_cannot_command_a_terminal(home: Any) -> None:
     for arguments in (["status", "\x1b[2Jx"], ["status", str(home.recipe), "--set", "fuse.\x1b[2J=1"]):
         said = refused(*arguments)
-        assert "\\x1b[2J" in said
+        assert "\\x1b[2J" in said.replace("\n", "")  # long paths wrap the line anywhere
