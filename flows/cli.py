@@ -69,11 +69,11 @@ def run(
         run_stages(current, _known_stage(start_at), _known_stage(stop_after), shown, plain=plain)
     if stop_after in ("evaluate", "report"):
         console.print(results_table(results(current)))
-        console.print(f"The fused model: {trained_folder(current)}", soft_wrap=True)
+        console.print(f"The fused model: {trained_folder(current)}", soft_wrap=True, markup=False)
     if stop_after in ("suites", "report"):
         show_suites(current)
     if stop_after == "report":
-        console.print(f"The report: {report_page(current)}", soft_wrap=True)
+        console.print(f"The report: {report_page(current)}", soft_wrap=True, markup=False)
 
 
 def show_suites(current: Run) -> None:

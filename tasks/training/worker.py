@@ -70,7 +70,7 @@ def _train(config: Path, stop: threading.Event) -> int:
             raise
         return 1
     except Exception as error:  # libraries tell of a full disk in errors of their own kinds
-        if (told := explained(error, "training", config.parent)) is None:
+        if (told := explained(error, root=config.parent)) is None:
             raise
         _say(f"{ERROR_MARK}{told}")
         return 1

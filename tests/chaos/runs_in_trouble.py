@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass
 from typing import Any
 
 from run_contents import published, results, scratch
@@ -38,7 +38,19 @@ class Troubled:
     forks: Forks
     wanted: Undisturbed
     name: str
-    said: list[str] = field(default_factory=list)
+
+    def given(self, *stages: str) -> Troubled:
+        """Put there what the undisturbed run made in some stages, so that this one need not."""
+        folder, made = self.wanted.run_folder(self.name), self.wanted.run_folder("undisturbed")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(made / "run.json", folder)
+        for stage in stages:
+            shutil.copytree(made / stage, folder / stage)
+        return self
+
+    def stage(self, name: str, *options: str) -> list[str]:
+        """Return the command that does a stage."""
+        return ["stage", name, str(self.wanted.recipe(self.name)), "--plain", *options]
 
     def start(self, *troubles: Trouble, training: Trouble | None = None, command: list[str] | None = None) -> Command:
         """Start a command, `run` if none is given."""
@@ -54,12 +66,14 @@ class Troubled:
         """Return the folder whose files are changed."""
         return str(self.wanted.run_folder(self.name))
 
-    def as_undisturbed(self) -> None:
-        """Go on without trouble: what is published, and only that, is what an undisturbed run publishes."""
+    def as_undisturbed(self, *, only: bool = True) -> None:
+        """Go on without trouble: what is published, and `only` that, is what an undisturbed run publishes."""
         done = self.end()
         assert done.code == WORKED, done.said
         folder = self.wanted.run_folder(self.name)
-        assert published(folder) == self.wanted.published
+        found = published(folder)
+        assert {name: found.get(name) for name in self.wanted.published} == self.wanted.published
+        assert not only or found.keys() == self.wanted.published.keys()
         assert results(folder) == self.wanted.results
         assert not scratch(folder)
 
@@ -73,4 +87,5 @@ def ended(command: Command) -> Ended:
 def stands(run: Troubled) -> dict[str, int]:
     """Return when each result was written, by its name: what stays is not written again."""
     folder = run.wanted.run_folder(run.name)
-    return {name: os.stat(folder / name).st_mtime_ns for name in published(folder) if name.endswith(".parquet")}
+    recorded = [path for path in folder.rglob("*.parquet") if path.with_suffix(".json").exists()]
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in recorded}

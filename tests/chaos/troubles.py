@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+import yaml
 from killer import changes
 
 VARIABLE = "TROUBLE_IN_TRAINING"
@@ -108,7 +109,7 @@ def from_environment() -> None:
     """Bring trouble on a process that was started with it in its environment."""
     if VARIABLE in os.environ:
         name, *arguments = os.environ[VARIABLE].split("|")
-        globals()[name](*(int(part) if part.lstrip("-").isdecimal() else part for part in arguments))
+        globals()[name](*(yaml.safe_load(part) for part in arguments))
 
 
 def killed(folder: str, at: int) -> None:
