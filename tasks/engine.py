@@ -116,10 +116,21 @@ def _perform(store: LocalStore, work: Work, progress: Progress, redo: bool) -> O
         return Outcome("kept", record)
     if not redo and (record := store.unsent(work.record_path)):  # made before the store went out of reach
         return _outcome(work, record, store.send(record), 0.0)
-    return _do(store, work, progress)
+    try:
+        return _do(store, work, progress, redo)
+    except _Stands as found:
+        return _outcome(work, None, found.record, 0.0)
 
 
-def _do(store: LocalStore, work: Work, progress: Progress) -> Outcome:
+class _Stands(Exception):
+    """Another process published the result meanwhile: this one's goes, before it is put anywhere."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+
+
+def _do(store: LocalStore, work: Work, progress: Progress, redo: bool) -> Outcome:
     started, clock = time.time(), time.monotonic()  # the first may jump
     name = f"{work.place}/{work.file_name}"
     store.clear_scratch(name)
@@ -127,6 +138,8 @@ def _do(store: LocalStore, work: Work, progress: Progress) -> Outcome:
     with store.writing_folder(name) if work.folder else store.writing(name) as scratch:
         counts = work.compute(scratch, progress)
         files = _files(work, scratch)
+        if not redo and (record := find(store, work)):  # the lock was lost, or holds on one host only
+            raise _Stands(record)
         # What stood there is not whole, or is made again: it goes now that there is something to take its place.
         store.remove(work.record_path)
     seconds = time.monotonic() - clock
@@ -141,7 +154,7 @@ def _files(work: Work, scratch: Path) -> list[StoredFile]:
     return [stored_file(path, f"{work.file_name}/{path.relative_to(scratch).as_posix()}") for path in paths]
 
 
-def _outcome(work: Work, made: Record, standing: Record, seconds: float) -> Outcome:
+def _outcome(work: Work, made: Record | None, standing: Record, seconds: float) -> Outcome:
     if work.after:
         work.after()
     return Outcome("done" if standing is made else "kept", standing, seconds)
