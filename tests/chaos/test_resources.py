@@ -52,8 +52,10 @@ def fill_and_go_on(troubled: Troubled, disk: Mount, more: int) -> list[Ended]:
     """Run on a disk that is full again and again, each time `more` kilobytes larger; return how each run ended."""
     folder, ends = troubled.wanted.run_folder(troubled.name), []
     stood: dict[str, int] = {}
+    size = 0
     while not ends or ends[-1].code != WORKED:
-        disk(folder.parent, used(folder.parent) + more)
+        size = max(size, used(folder.parent)) + more  # what a failed attempt wrote is removed, but it needed that
+        disk(folder.parent, size)
         ends.append(troubled.end())
         if ends[-1].code != WORKED:
             assert ends[-1].code == TOLD, ends[-1].said
