@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.text import Text
@@ -18,12 +18,14 @@ from logitfuse.flows.deploy import deploy
 from logitfuse.flows.evaluate import evaluate
 from logitfuse.flows.push import push
 from logitfuse.flows.show import bars, console, errors, results_table, status_table, warn_of_code
+from logitfuse.flows.stopping import Stopped, stoppable
 from logitfuse.flows.study import results as results_page
 from logitfuse.flows.study import study
 from logitfuse.flows.up.command import up
 from logitfuse.flows.verify import verify
 from logitfuse.flows.worker_config import worker_config
 from logitfuse.storage.errors import BadInput, LogitfuseError
+from logitfuse.storage.system_errors import explained, out_of_memory
 
 if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
@@ -67,11 +69,11 @@ def run(
         run_stages(current, _known_stage(start_at), _known_stage(stop_after), shown, plain=plain)
     if stop_after in ("evaluate", "report"):
         console.print(results_table(results(current)))
-        console.print(f"The fused model: {trained_folder(current)}", soft_wrap=True)
+        console.print(f"The fused model: {trained_folder(current)}", soft_wrap=True, markup=False)
     if stop_after in ("suites", "report"):
         show_suites(current)
     if stop_after == "report":
-        console.print(f"The report: {report_page(current)}", soft_wrap=True)
+        console.print(f"The report: {report_page(current)}", soft_wrap=True, markup=False)
 
 
 def show_suites(current: Run) -> None:
@@ -184,7 +186,7 @@ def headroom(
 
 
 def _open(recipe: str, overrides: list[str] | None) -> Run:
-    from logitfuse.tasks.checks import check_run, claim_folder
+    from logitfuse.tasks.checks import check_run, claim_folder, lock_warning
     from logitfuse.tasks.recipe import read_recipe
     from logitfuse.tasks.run import Run
 
@@ -197,6 +199,8 @@ def _open(recipe: str, overrides: list[str] | None) -> Run:
     check_run(current)
     _show_terms(current)
     claim_folder(current.recipe)
+    if warning := lock_warning(current.recipe):
+        errors.print(f"WARNING: {warning}", highlight=False, markup=False, soft_wrap=True)
     return current
 
 
@@ -223,12 +227,26 @@ def _known_stage(name: str) -> str:
 
 
 def main() -> None:
-    """Entry point: errors made for users are printed without a traceback, with exit code 2."""
+    """Entry point: errors made for users are printed without a traceback, with exit code 2.
+
+    What the operating system refuses is told the same way; a signal's exit code is 128 and its number.
+    """
     try:
-        app()
+        with stoppable():
+            app()
+    except Stopped as stopped:
+        _end(str(stopped), stopped.code)
     except LogitfuseError as error:
-        errors.print(Text.assemble(("logitfuse: ", "bold red"), str(error)), highlight=False)
-        sys.exit(2)
+        _end(str(error), 2)
+    except Exception as error:
+        if (told := explained(error) or out_of_memory(error)) is None:
+            raise
+        _end(str(told), 2)
+
+
+def _end(line: str, code: int) -> NoReturn:
+    errors.print(Text.assemble(("logitfuse: ", "bold red"), line), highlight=False)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +79,7 @@ def run_stage(
 @contextmanager
 def journal(folder: Path, first: str, last: str) -> Iterator[None]:
     """Note in the run's journal when work began and ended, and how."""
+    clock = time.monotonic()
     line: dict[str, object] = {"began": round(time.time(), 3), "stages": [first, last], "ended": "interrupted"}
     try:
         yield
@@ -87,8 +88,9 @@ def journal(folder: Path, first: str, last: str) -> Iterator[None]:
         line["ended"] = f"{type(error).__name__}: {error}"
         raise
     finally:
-        line["seconds"] = round(time.time() - float(str(line["began"])), 3)
-        with open(folder / "journal.jsonl", "a", opener=open_own) as stream:
+        line["seconds"] = round(time.monotonic() - clock, 3)
+        # No result depends on it, and on a full disk what is to be told is why the work ended.
+        with suppress(OSError), open(folder / "journal.jsonl", "a", opener=open_own) as stream:
             stream.write(json.dumps(line) + "\n")
 
 

@@ -6,6 +6,7 @@ gets only the name of its unit and finds the rest here. Prefect copies the conte
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from logitfuse.flows.stage_progress import StageProgress
 from logitfuse.flows.up.child import end_with_up
-from logitfuse.tasks.checks import check_run, claim_folder
+from logitfuse.tasks.checks import check_run, claim_folder, lock_warning
 from logitfuse.tasks.engine import Outcome
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
@@ -97,5 +98,7 @@ def opened(recipe: Recipe) -> Iterator[Session]:
     run = Run(recipe)
     check_run(run)
     claim_folder(recipe)
+    if warning := lock_warning(recipe):
+        logging.getLogger("prefect.flow_runs").warning(warning)
     with sharing(run) as session:
         yield session

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import ConsoleOptions, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.segment import Segment
@@ -17,6 +17,7 @@ from rich.text import Text
 from logitfuse.flows.bar_rows import bar_rows
 from logitfuse.flows.repeating import repeating
 from logitfuse.flows.stage_progress import Ahead, Measure, StageProgress
+from logitfuse.flows.terminal import LastingConsole
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 30.0
 
 
-class PlainConsole(Console):
+class PlainConsole(LastingConsole):
     """A console that only ever prints text: names that users and corpora gave cannot command the terminal.
 
     What the output's encoding cannot hold, such as half a surrogate pair, is printed as an escape too.

@@ -1,21 +1,24 @@
 """Files and folders that are either there whole or not there at all (local disk)."""
 
+import errno
 import glob
 import hashlib
 import os
 import re
 import shutil
 import socket
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from logitfuse.storage.errors import SystemRefused
+
 SCRATCH_PREFIX = ".scratch-"
 SCRATCH = re.compile(r"\.scratch-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}-")  # whose processes these are, process id
 OLD = 7 * 86400.0  # seconds after which nobody is believed to be still writing
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 @contextmanager
@@ -66,7 +69,16 @@ def write_exclusively(path: Path, data: bytes) -> bool:
         try:
             os.link(scratch, path)  # unlike a rename, a link never replaces what another process published
         except FileExistsError:
-            return False
+            # A network file system that lost its answer asks again, and is told that there is one: ours.
+            if scratch.stat().st_nlink == 1:
+                return False
+        except OSError as error:
+            if error.errno in NO_LINKS:
+                raise SystemRefused(
+                    f"{path.parent}: its file system has no hard links ({error.strerror}), with which results are "
+                    "published once and for all. Choose another execution.folder."
+                ) from error
+            raise
         flush(path.parent)
         return True
     finally:
@@ -87,16 +99,29 @@ def sweep_scratch(folder: Path) -> None:
     Whether a writer lives is known of this machine's own processes; what others left goes once it is a week old.
     """
     with suppress(OSError), os.scandir(folder) as entries:
-        for entry in [entry for entry in entries if entry.name.startswith(SCRATCH_PREFIX)]:
+        if not (left := [entry for entry in entries if entry.name.startswith(SCRATCH_PREFIX)]):
+            return
+        now = _clock_of(Path(folder))
+        for entry in left:
             with suppress(OSError):  # its writer has moved it into place meanwhile
-                if _is_dead(entry):
+                if _is_dead(entry, now):
                     shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
 
 
-def _is_dead(entry: os.DirEntry[str]) -> bool:
+def _clock_of(folder: Path) -> float:
+    """Return what time it is where the folder's files get theirs: this machine's clock may be days away from that."""
+    scratch = _scratch_beside(folder / "clock")
+    scratch.touch()
+    try:
+        return scratch.stat().st_mtime
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _is_dead(entry: os.DirEntry[str], now: float) -> bool:
     found = SCRATCH.match(entry.name)
     if found is None or found[1] != _process_ids():
-        return time.time() - entry.stat(follow_symlinks=False).st_mtime > OLD
+        return now - entry.stat(follow_symlinks=False).st_mtime > OLD
     try:
         os.kill(int(found[2]), 0)
     except ProcessLookupError:
@@ -125,6 +150,9 @@ def flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:  # of folders some network file systems cannot do that, and need not
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP) or not path.is_dir():
+            raise
     finally:
         os.close(handle)
 

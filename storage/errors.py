@@ -25,6 +25,10 @@ class OutOfSpace(LogitfuseError):
     """The file system cannot take what a stage is about to write."""
 
 
+class SystemRefused(LogitfuseError):
+    """The operating system does not let a run do what it needs, such as write; somebody must mend that first."""
+
+
 class ModelRefused(LogitfuseError):
     """A model or tokenizer cannot be used as it is."""
 
@@ -34,4 +38,4 @@ class WorkFailed(LogitfuseError):
 
 
 class StoreFailed(LogitfuseError):
-    """An object store cannot be reached, refuses, or has not taken what was sent; another attempt may succeed."""
+    """An object store or a file system does not answer, or has not taken what was sent; another attempt may succeed."""

@@ -11,8 +11,10 @@ from typing import Any
 from logitfuse.storage.atomic import sweep_scratch
 from logitfuse.storage.errors import BadInput, ModelRefused, OutOfSpace
 from logitfuse.storage.keys import canonical_json
+from logitfuse.storage.mounts import locks_of_this_host_only
 from logitfuse.storage.places import open_store
 from logitfuse.storage.store import LocalStore
+from logitfuse.storage.system_errors import in_words
 from logitfuse.storage.urls import is_url
 from logitfuse.tasks.about import about
 from logitfuse.tasks.corpus.readers import check_corpus, located
@@ -137,7 +139,8 @@ def read_identity(store: LocalStore) -> dict[str, Any]:
 def claim_folder(recipe: Recipe) -> None:
     """Write what the run is for into its folder, once; call after the checks and before the first stage.
 
-    Clears away what killed processes left half-written.
+    Clears away what killed processes left half-written. Raises `BadInput` where another run claimed it for something
+    else, `SystemRefused` where it cannot be written.
     """
     try:
         recipe.folder.mkdir(parents=True, exist_ok=True)
@@ -148,10 +151,24 @@ def claim_folder(recipe: Recipe) -> None:
         ) from error
     inner = [*recipe.folder.glob("*/"), *recipe.folder.glob("*/*/")]
     root = recipe.folder.resolve()
-    for folder in (recipe.folder, *(one for one in inner if one.resolve().is_relative_to(root))):  # no link leads out
-        sweep_scratch(folder)
-    store = open_store(recipe.execution.folder, recipe.name)
-    store.create(RUN_FILE, canonical_json(_identity(recipe)) + b"\n")
+    with in_words(f"run folder {recipe.place}", recipe.folder):
+        for folder in (recipe.folder, *(one for one in inner if one.resolve().is_relative_to(root))):  # no link out
+            sweep_scratch(folder)
+        store = open_store(recipe.execution.folder, recipe.name)
+        if not store.create(RUN_FILE, canonical_json(_identity(recipe)) + b"\n"):
+            check_folder(recipe)  # another run may have claimed it since it was checked, for something else
+
+
+def lock_warning(recipe: Recipe) -> str | None:
+    """Say so if two hosts could write the same result, because the run folder's locks do not reach from one to the
+    other."""
+    kind = None if is_url(recipe.place) else locks_of_this_host_only(recipe.folder)
+    if kind is None:
+        return None
+    return (
+        f"run folder {recipe.place}: it is on {kind}, where locks hold on one host only. Let one host at a time work "
+        "in it; for several use a file system with locks, or execution.folder: s3://…"
+    )
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:

@@ -3,10 +3,8 @@
 Everything that runs work (the command line, Prefect's tasks, a retry, the nightly rebuild) comes through `perform`.
 """
 
-import errno
 import os
 import platform
-import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -15,13 +13,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from logitfuse.storage.errors import OutOfSpace, ShardCorrupt
+from logitfuse.storage.errors import ShardCorrupt
 from logitfuse.storage.keys import result_key
 from logitfuse.storage.locks import only_one
 from logitfuse.storage.records import Record, StoredFile, from_bytes, record_name
 from logitfuse.storage.settings import Settings, changed_settings
 from logitfuse.storage.shards import stored_file
 from logitfuse.storage.store import LocalStore
+from logitfuse.storage.system_errors import in_words
 
 Counts = dict[str, Any]  # what was counted; an entry MADE holds what may differ from run to run, such as times
 MADE = "made"
@@ -104,44 +103,58 @@ def perform(
     redo: bool = False,
 ) -> Outcome:
     """Do one piece of work unless it is done; one process at a time does it, the others wait and keep its result."""
-    if not redo and (record := find(store, work)):
-        return Outcome("kept", record)
-    lock = store.local(f".locks/{work.place.replace('/', '.')}.{work.name}.{work.key}.lock")
-    with only_one(lock, say):
+    with in_words(f"{work.place}/{work.file_name}", store.root):
         if not redo and (record := find(store, work)):
             return Outcome("kept", record)
-        if not redo and (record := store.unsent(work.record_path)):  # made before the store went out of reach
-            return _outcome(work, record, store.send(record), 0.0)
-        return _do(store, work, progress)
+        lock = store.local(f".locks/{work.place.replace('/', '.')}.{work.name}.{work.key}.lock")
+        with only_one(lock, say):
+            return _perform(store, work, progress, redo)
 
 
-def _do(store: LocalStore, work: Work, progress: Progress) -> Outcome:
-    started = time.time()
+def _perform(store: LocalStore, work: Work, progress: Progress, redo: bool) -> Outcome:
+    if not redo and (record := find(store, work)):
+        return Outcome("kept", record)
+    if not redo and (record := store.unsent(work.record_path)):  # made before the store went out of reach
+        return _outcome(work, record, store.send(record), 0.0)
+    try:
+        return _do(store, work, progress, redo)
+    except _Stands as found:
+        return _outcome(work, None, found.record, 0.0)
+
+
+class _Stands(Exception):
+    """Another process published the result meanwhile: this one's goes, before it is put anywhere."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+
+
+def _do(store: LocalStore, work: Work, progress: Progress, redo: bool) -> Outcome:
+    started, clock = time.time(), time.monotonic()  # the first may jump
     name = f"{work.place}/{work.file_name}"
     store.clear_scratch(name)
     store.clear_scratch(work.record_path)
-    store.remove(work.record_path)  # whatever stood there is not whole, or shall be made again
-    try:
-        if work.folder:
-            with store.writing_folder(name) as scratch:
-                counts = work.compute(scratch, progress)
-                files = [
-                    stored_file(path, f"{work.file_name}/{path.relative_to(scratch).as_posix()}")
-                    for path in sorted(scratch.rglob("*"))
-                    if path.is_file()
-                ]
-        else:
-            with store.writing(name) as scratch:
-                counts = work.compute(scratch, progress)
-                files = [stored_file(scratch, work.file_name)]
-    except OSError as error:
-        raise _explained(error, store.root, name) from error
-    seconds = time.time() - started
+    with store.writing_folder(name) if work.folder else store.writing(name) as scratch:
+        counts = work.compute(scratch, progress)
+        files = _files(work, scratch)
+        if not redo and (record := find(store, work)):  # the lock was lost, or holds on one host only
+            raise _Stands(record)
+        # What stood there is not whole, or is made again: it goes now that there is something to take its place.
+        store.remove(work.record_path)
+    seconds = time.monotonic() - clock
     record = make_record(work, files, counts, started, seconds)
     return _outcome(work, record, store.publish(record), seconds)
 
 
-def _outcome(work: Work, made: Record, standing: Record, seconds: float) -> Outcome:
+def _files(work: Work, scratch: Path) -> list[StoredFile]:
+    if not work.folder:
+        return [stored_file(scratch, work.file_name)]
+    paths = (path for path in sorted(scratch.rglob("*")) if path.is_file())
+    return [stored_file(path, f"{work.file_name}/{path.relative_to(scratch).as_posix()}") for path in paths]
+
+
+def _outcome(work: Work, made: Record | None, standing: Record, seconds: float) -> Outcome:
     if work.after:
         work.after()
     return Outcome("done" if standing is made else "kept", standing, seconds)
@@ -180,13 +193,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _explained(error: OSError, root: Path, name: str) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(root).free / 1e9
-        return OutOfSpace(
-            f"{name}: the disk of {root} is full ({free:.1f} GB free). What was finished stays. Make room, or move the "
-            "run folder, and run the same command again."
-        )
-    return error

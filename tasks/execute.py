@@ -9,6 +9,7 @@ from typing import Literal
 
 from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMissing
 from logitfuse.storage.records import Record
+from logitfuse.storage.system_errors import in_words
 from logitfuse.tasks.engine import Outcome, Progress, perform, silent
 from logitfuse.tasks.prepare import prepare_corpus
 from logitfuse.tasks.run import Run
@@ -42,7 +43,8 @@ def do_unit(
 
 def do_prepare(run: Run, *, progress: Progress = silent, redo: bool = False) -> list[Outcome]:
     """Make the corpus's shards that are missing."""
-    outcomes = prepare_corpus(run.recipe.corpus, run.store, run.published_split, progress=progress, redo=redo)
+    with in_words("prepare", run.store.root):
+        outcomes = prepare_corpus(run.recipe.corpus, run.store, run.published_split, progress=progress, redo=redo)
     run.forget()
     return outcomes
 

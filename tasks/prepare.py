@@ -16,7 +16,7 @@ from typing import Any
 
 from logitfuse.kernels.chunks import cut
 from logitfuse.storage.checksums import text_hash
-from logitfuse.storage.errors import BadInput, ShardMissing
+from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMissing
 from logitfuse.storage.keys import canonical_json
 from logitfuse.storage.records import Record, from_bytes, to_bytes
 from logitfuse.storage.schemas import PREPARE
@@ -122,9 +122,19 @@ def _never(path: Path, progress: Progress) -> Counts:
 
 def _publish_listing(work: Work, store: LocalStore, shards: list[Record], started: float) -> None:
     counts = {"shards": [f"{record.place}/{record.file_name}" for record in shards]}
-    record = make_record(work, [], counts, started, time.time() - started)
-    store.remove(work.record_path)
-    store.create(work.record_path, to_bytes(record))
+    record = make_record(work, [], counts, started, max(0.0, time.time() - started))
+    if not store.create(work.record_path, to_bytes(record)) and not _lists(store, work, counts):
+        store.remove(work.record_path)
+        store.create(work.record_path, to_bytes(record))
+
+
+def _lists(store: LocalStore, work: Work, counts: Counts) -> bool:
+    """Whether the list that stands is this one; another process made it, and may be reading it by now."""
+    try:
+        standing = read_record(store, work.record_path)
+    except ShardCorrupt:
+        return False
+    return standing is not None and standing.counts == counts
 
 
 def _shard_work(settings: CorpusSettings, shard: int, portion: Portion, split: PublishedSplit | None) -> Work:

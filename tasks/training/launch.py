@@ -79,7 +79,8 @@ def run_training(
     try:
         for line in _lines(child, heartbeat):
             said.append(line)
-            log(line)
+            if not _launcher_ends(said):
+                log(line)
         code = child.wait()
     finally:
         end_processes(mark, child.pid, grace_seconds)
@@ -193,6 +194,14 @@ def _read(child: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) ->
     for line in child.stdout:
         lines.put(line.rstrip("\n"))
     lines.put(None)
+
+
+def _launcher_ends(said: deque[str]) -> bool:
+    """Whether the last line is of the launcher's own traceback, after a worker told in a line what is wrong."""
+    lines = list(said)
+    began = next((at for at, line in enumerate(lines) if line.startswith("Traceback ")), len(lines))
+    told = any(mark in line for line in lines[:began] for mark in (ERROR_MARK, STOP_MARK))
+    return told and began < len(lines) and not any(mark in lines[-1] for mark in (ERROR_MARK, STOP_MARK, PEER_MARK))
 
 
 def _failure(code: int, said: deque[str]) -> str:

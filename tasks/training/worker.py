@@ -45,6 +45,7 @@ def _train(config: Path, stop: threading.Event) -> int:
     from transformers.utils import logging
 
     from logitfuse.storage.errors import LogitfuseError
+    from logitfuse.storage.system_errors import explained
     from logitfuse.tasks.training.config import WorkerConfig
     from logitfuse.tasks.training.sharding import leave_processes, peer_is_lost
     from logitfuse.tasks.training.trainer import Stopped, Trainer
@@ -67,6 +68,11 @@ def _train(config: Path, stop: threading.Event) -> int:
             _say(f"{PEER_MARK}{PEER_IS_LOST}. ({str(error).splitlines()[0]})")
         else:
             raise
+        return 1
+    except Exception as error:  # libraries tell of a full disk in errors of their own kinds
+        if (told := explained(error, root=config.parent)) is None:
+            raise
+        _say(f"{ERROR_MARK}{told}")
         return 1
     leave_processes()
     return 0

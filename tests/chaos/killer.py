@@ -34,7 +34,7 @@ def arm(moment: Moment) -> Callable[[], int]:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
-        if not _changes(event, arguments, moment.folder):
+        if not changes(event, arguments, moment.folder):
             return
         before, seen = seen, seen + WEIGHTS[event]
         if before < moment.at <= seen:
@@ -45,7 +45,8 @@ def arm(moment: Moment) -> Callable[[], int]:
     return lambda: seen
 
 
-def _changes(event: str, arguments: tuple[Any, ...], folder: str) -> bool:
+def changes(event: str, arguments: tuple[Any, ...], folder: str) -> bool:
+    """Whether an audit event tells of a change of files below a folder."""
     if event not in WEIGHTS or isinstance(arguments[0], int):  # an open file's number
         return False
     path = os.fsdecode(arguments[0])

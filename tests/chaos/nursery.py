@@ -11,11 +11,12 @@ import sys
 from typing import Any
 
 import transformers.models.llama.modeling_llama  # noqa: F401  # of the tiny models
+import troubles
 from killer import Moment, arm
 
 import logitfuse.tasks.report
 import logitfuse.tasks.training.trainer  # noqa: F401
-from logitfuse.flows.cli import app
+from logitfuse.flows.cli import main as main_of_cli
 
 NEVER = 1 << 60
 
@@ -28,9 +29,12 @@ def child(task: dict[str, Any]) -> None:
     os.dup2(handle, 2)
     os.environ.update(task["environment"])
     counted = arm(Moment(*task["moment"]))
+    for name, *arguments in task.get("troubles", ()):
+        getattr(troubles, name)(*arguments)
     code = 0
     try:
-        app(task["start"])
+        sys.argv = ["logitfuse", *task["start"]]
+        main_of_cli()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(bool(error.code))
     with open(f"{task['log']}.counted", "w") as stream:

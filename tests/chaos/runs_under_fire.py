@@ -47,7 +47,9 @@ class Forks:
     def __exit__(self, *_: object) -> None:
         self._program.communicate()
 
-    def start(self, arguments: list[str], at: int, later: float, training: tuple[int, float] | None) -> Command:
+    def start(
+        self, arguments: list[str], at: int, later: float, training: tuple[int, float] | None, **more: Any
+    ) -> Command:
         """Start a command that dies when its changes of files weigh `at`; `training`: when the one that trains does."""
         self._started += 1
         log = self.folder / f"said-{self._started % 8}.txt"
@@ -55,7 +57,8 @@ class Forks:
         environment = {"PYTHONPATH": f"{HERE / 'in_training'}:{os.environ.get('PYTHONPATH', '')}"}
         if training:
             environment["KILLED_IN_TRAINING"] = f"{below}|{training[0]}|{training[1]}|{self.notes}"
-        task = {"start": arguments, "log": str(log), "environment": environment}
+        environment |= more.pop("environment", {})
+        task = {"start": arguments, "log": str(log), "environment": environment} | more
         return Command(self, self._ask(task | {"moment": [below, at, later, str(self.notes)]}), log)
 
     def wait(self, pid: int) -> int:

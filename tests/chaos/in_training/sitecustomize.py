@@ -6,5 +6,7 @@ from pathlib import Path
 if any(part.startswith("logitfuse.tasks.training.worker") for part in sys.orig_argv):
     sys.path.insert(0, str(Path(__file__).parents[1]))
     import killer
+    import troubles
 
     killer.arm_from_environment()
+    troubles.from_environment()

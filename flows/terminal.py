@@ -1,0 +1,44 @@
+"""A console whose reader may go away: a closed pipe or terminal, or a full disk under it. The work goes on."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from typing import Any
+
+from rich.console import Console
+
+GONE = frozenset({errno.EPIPE, errno.EIO})
+
+
+class LastingConsole(Console):
+    """Prints until nobody can read it any more, then nothing."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, if that is still possible."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self._fall_silent(error)
+
+    def __exit__(self, *raised: Any) -> None:
+        try:
+            super().__exit__(*raised)
+        except OSError as error:
+            self._fall_silent(error)
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich when nobody reads any more; what rich does itself would end the process."""
+        self._fall_silent(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+
+    def _fall_silent(self, error: OSError) -> None:
+        self.quiet = True
+        file = self.file
+        with suppress(OSError, ValueError):  # what is still in its buffer must not fail again when the process ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        if error.errno not in GONE and not self.stderr:
+            LastingConsole(stderr=True).print(
+                f"logitfuse: what is printed cannot be written any more ({error.strerror}); the work goes on.",
+                highlight=False,
+            )

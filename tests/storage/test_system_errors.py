@@ -1,0 +1,71 @@
+"""What the operating system says, in words: what it is, what stays, and what to do."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from logitfuse.storage.atomic import write_exclusively
+from logitfuse.storage.errors import LogitfuseError, OutOfSpace, ShardMissing, StoreFailed, SystemRefused
+from logitfuse.storage.system_errors import errno_of, explained, in_words, out_of_memory
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.ENOSPC, OutOfSpace, "is full ("),
+        (errno.EDQUOT, OutOfSpace, "the quota on the disk of"),
+        (errno.EFBIG, OutOfSpace, "ulimit -f"),
+        (errno.EROFS, SystemRefused, "mounted for writing"),
+        (errno.EACCES, SystemRefused, "belongs to this user"),
+        (errno.EMFILE, SystemRefused, "ulimit -n"),
+        (errno.EIO, StoreFailed, "dmesg"),
+        (errno.ESTALE, StoreFailed, "network file system"),
+        (errno.ENOENT, ShardMissing, "--redo"),
+    ],
+)
+def test_each_says_what_stays_and_what_to_do(
+    tmp_path: Path, number: int, kind: type[LogitfuseError], words: str
+) -> None:
+    with pytest.raises(kind) as told, in_words("fuse/part-00003", tmp_path):
+        raise OSError(number, os.strerror(number), str(tmp_path / "fuse" / "x"))
+    line = str(told.value)
+    assert line.startswith("fuse/part-00003: ") and words in line and "\n" not in line
+    assert "What was finished stays." in line and line.endswith("run the same command again.")
+
+
+def test_what_libraries_wrap_is_recognised_and_what_is_no_refusal_is_left_alone(tmp_path: Path) -> None:
+    assert errno_of(RuntimeError("I/O error: No space left on device (os error 28)")) == errno.ENOSPC
+    assert errno_of(RuntimeError("Detail: [errno 122] Disk quota exceeded")) == errno.EDQUOT
+    for error in (ValueError("28"), FileNotFoundError(errno.ENOENT, "no", "/elsewhere"), OSError("no number")):
+        assert explained(error, "", tmp_path) is None
+    with pytest.raises(OutOfSpace, match=r"^mine$"), in_words("x", tmp_path):
+        raise OutOfSpace("mine")
+
+
+def test_full_memory_is_told_from_other_errors() -> None:
+    for error in (MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")):
+        assert "memory is full. What was finished stays. Lower" in str(out_of_memory(error))
+    assert out_of_memory(RuntimeError("shape mismatch")) is None
+
+
+def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: Path, path: Path) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(SystemRefused, match="has no hard links"):
+        write_exclusively(tmp_path / "record", b"x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_whose_answer_was_lost_counts_as_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.link
+
+    def link(source: Path, path: Path) -> None:
+        real(source, path)
+        real(source, path)  # as a network file system asks again
+
+    monkeypatch.setattr(os, "link", link)
+    assert write_exclusively(tmp_path / "record", b"x")
