@@ -170,7 +170,7 @@ def test_a_folder_that_is_no_run_or_another_one_is_refused(s3: Server, given: Pa
 
 @pytest.mark.parametrize(
     ("changed", "said"),
-    [({"execution": {"folder": "s3://me:hidden@bucket/runs"}}, "execution: folder: s3://bucket/runs"),
+    [({"execution": {"folder": "s3://me:hidden@bucket/runs"}}, "execution.folder: s3://bucket/runs"),
      ({"corpus": {"source": "s3://me:hidden@bucket/text"}}, "source: s3://bucket/text"),
      ({"target": {"model": "s3://me:hidden@bucket/model"}}, "model: s3://bucket/model"),
      ({"execution": {"folder": "file:///runs"}}, "Give its path")],
