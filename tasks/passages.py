@@ -78,7 +78,9 @@ def read_passages(
             end = source.end_id if rows.value("last", row) else None
             ids = rows.values("ids", row)
             if len(ids) and not 0 <= ids.min() <= ids.max() < source.vocabulary.size:
-                raise ShardCorrupt(f"{encoded}: it has an id that the tokenizer of {source.label!r} has not. Redo stage encode.")
+                raise ShardCorrupt(
+                    f"{encoded}: it has an id that the tokenizer of {source.label!r} has not. Redo stage encode."
+                )
             inputs, labels = inputs_and_labels(ids, start=source.start_id, end=end, past_end=past_end)
             kept = min(len(inputs), longest)
             yield Passage(rows.identity(row), first, inputs[:kept], labels[:kept], len(inputs) - kept)

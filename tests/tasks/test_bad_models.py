@@ -113,7 +113,8 @@ def test_a_tokenizer_that_changes_between_stages_begins_anew(content: dict[str, 
     file = spoilt(content) / "tokenizer.json"
     spec = json.loads(file.read_text())
     vocabulary = spec["model"]["vocab"]
-    pieces = sorted((piece for piece in vocabulary if len(piece) == 1 and piece.isalpha()), key=vocabulary.get)[-2:]
+    used = set(ids_of(before, Unit("encode", before.teachers["spoilt"].tokenizer_label, 0)).tolist())
+    pieces = [piece for piece, token in vocabulary.items() if token in used][-2:]
     vocabulary[pieces[0]], vocabulary[pieces[1]] = vocabulary[pieces[1]], vocabulary[pieces[0]]
     file.write_text(json.dumps(spec))
     after = Run(parse_recipe(content, "test"))
