@@ -17,6 +17,7 @@ from logitfuse.flows.training_plot import training_shown
 from logitfuse.storage.errors import LogitfuseError, StoreFailed, WorkFailed
 from logitfuse.tasks.engine import Outcome
 from logitfuse.tasks.execute import do_prepare, do_unit
+from logitfuse.tasks.quarantine import quarantine_line
 from logitfuse.tasks.stages import ORDER
 from logitfuse.tasks.unit import Unit
 
@@ -96,6 +97,9 @@ def _note_prepared(session: Session, shown: StageProgress, outcomes: list[Outcom
     session.outcomes |= {Unit("prepare", None, outcome.record.shard): outcome for outcome in outcomes}
     for outcome in outcomes:
         session.watcher.finish(Unit("prepare"), summary(outcome.record.label, outcome))
+    if left_out := quarantine_line(session.run):
+        session.watcher.say(left_out)
+        get_run_logger().warning(left_out)
     return _completed(f"prepare: {done} shards done, {len(outcomes) - done} up to date")
 
 

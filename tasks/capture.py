@@ -17,8 +17,9 @@ from logitfuse.storage.errors import ModelRefused
 from logitfuse.storage.shards import verified_path
 from logitfuse.tasks.capture_loop import Fitting, captured, head_positions, in_order
 from logitfuse.tasks.capture_settings import CaptureSettings, key_settings
+from logitfuse.tasks.computed_on import computed_on
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work
-from logitfuse.tasks.passages import Batch, Passage, packed_batches, read_passages, sorted_batches
+from logitfuse.tasks.passages import Batch, Passage, packed_batches, read_passages, require_own_ids, sorted_batches
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def work(run: Run, unit: Unit) -> Work:
     settings = run.recipe.capture
 
     def compute(path: Path, progress: Progress) -> Counts:
+        require_own_ids(encoded, source)
         passages = read_passages(
             verified_path(run.store, encoded), source, max_length=settings.max_length, past_end=settings.past_end
         )
@@ -87,7 +89,13 @@ def capture_shard(
             counts["kept"] += len(row["ids"])
             counts["beyond_context"] += passage.beyond_context
             counts["nats"] -= float(np.nansum(row["gold_logprob"], dtype=np.float64))
-    return counts | {MADE: _made(model, computed, packed, fitting)}
+    return counts | {MADE: _made(model, computed, packed, fitting, batch_plan(settings, packed, fitting))}
+
+
+def batch_plan(settings: CaptureSettings, packed: bool, fitting: Fitting) -> dict[str, Any]:
+    """Return what fixes the shapes that were computed, and with them the last bits of every number."""
+    plan = {"tokens_per_batch": settings.tokens_per_batch, "head_positions": fitting.head_positions}
+    return plan if packed else plan | {"window_chunks": settings.window_chunks}
 
 
 def packs(model: CausalModel, settings: CaptureSettings) -> bool:
@@ -100,11 +108,13 @@ def packs(model: CausalModel, settings: CaptureSettings) -> bool:
     return settings.batching != "sorted" and not model.packing.why_not
 
 
-def _made(model: CausalModel, computed: float, packed: bool, fitting: Fitting) -> dict[str, Any]:
+def _made(model: CausalModel, computed: float, packed: bool, fitting: Fitting, plan: dict[str, Any]) -> dict[str, Any]:
     why = f" ({model.packing.why_not})" if model.packing.why_not else ""
     made: dict[str, Any] = {
         "model_seconds": round(model.clock.seconds - computed, 3),
         "batches": "packed" if packed else f"sorted by length{why}",
+        "batch_plan": plan,
+        **computed_on(model),
     }
     return made | ({"out_of_memory": fitting.notes} if fitting.notes else {})
 

@@ -14,10 +14,12 @@ import torch
 from pydantic import Field
 
 from logitfuse.kernels.positions import consumed_bytes, inputs_and_labels
+from logitfuse.storage.errors import ModelRefused
 from logitfuse.storage.schemas import EVALUATE
 from logitfuse.storage.settings import Settings
 from logitfuse.storage.shards import Rows, read_batches, verified_folder, verified_path, writing_rows
 from logitfuse.tasks.arms import pair_arms
+from logitfuse.tasks.computed_on import computed_on
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work
 from logitfuse.tasks.ensemble import ENSEMBLE, Mixing, ensemble_work
 from logitfuse.tasks.merge import base_of
@@ -205,6 +207,8 @@ def evaluate_model(
     computed = model.clock.seconds
     for batch in plan_batches([len(inputs) for inputs, _ in passages], settings.tokens_per_batch):
         for i, scored in zip(batch, score_batch(model, [passages[i] for i in batch], settings), strict=True):
+            if not np.isfinite(scored).all():
+                raise _not_finite(source, rows[i])
             nats[i] = scored
             done += len(scored)
             progress(done, total)
@@ -217,7 +221,16 @@ def evaluate_model(
             add({**row, "bytes": size, "begin": begin, "ends": scored_ends, "nats": chunk_nats})
     counts: Counts = {"chunks": len(rows), "tokens": total}
     counts["nats"] = float(sum(n.sum(dtype=np.float64) for n in nats))
-    return counts | {MADE: {"model_seconds": round(model.clock.seconds - computed, 3)}}
+    plan = {"tokens_per_batch": settings.tokens_per_batch, "head_positions": settings.head_positions}
+    seconds = round(model.clock.seconds - computed, 3)
+    return counts | {MADE: {"model_seconds": seconds, "batch_plan": plan, **computed_on(model)}}
+
+
+def _not_finite(source: Source, row: dict[str, Any]) -> ModelRefused:
+    return ModelRefused(
+        f"model {source.label!r}: document {row['doc_id']!r}, chunk {row['chunk']}: its loss is not finite. Set its "
+        "dtype to float32; of a model that was trained here, look at the losses of its training."
+    )
 
 
 def score_batch(

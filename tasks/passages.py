@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from logitfuse.kernels.positions import inputs_and_labels
+from logitfuse.storage.errors import ShardCorrupt
 from logitfuse.storage.shards import Rows, read_batches
 
 if TYPE_CHECKING:
+    from logitfuse.storage.records import Record
     from logitfuse.tasks.models.source import Source
 
 COLUMNS = ["doc_id", "chunk", "text_hash", "last", "ids"]
@@ -55,19 +57,31 @@ class Batch(NamedTuple):
         )
 
 
+def require_own_ids(encoded: Record, source: Source) -> None:
+    """Raise `ShardCorrupt` unless a shard's ids are of the source's own tokenizer: any others would be other text."""
+    if encoded.fingerprints.get("tokenizer") != source.vocabulary.fingerprint:
+        raise ShardCorrupt(f"{encoded.label}: its ids are not of the tokenizer of {source.label!r}. {encoded.redo}")
+
+
 def read_passages(
     encoded: Path, source: Source, *, max_length: int | None = None, past_end: bool = False
 ) -> Iterator[Passage]:
-    """Yield every chunk of a shard with the source's start and end tokens, cut to its context."""
+    """Yield every chunk of a shard with the source's start and end tokens, cut to its context.
+
+    Raises `ShardCorrupt` for an id that its tokenizer does not have.
+    """
     longest = min(source.context, max_length or source.context)
     first = 0 if source.start_id is not None else 1
     for batch in read_batches(encoded, COLUMNS):
         rows = Rows(batch)
         for row in range(len(rows)):
             end = source.end_id if rows.value("last", row) else None
-            inputs, labels = inputs_and_labels(
-                rows.values("ids", row), start=source.start_id, end=end, past_end=past_end
-            )
+            ids = rows.values("ids", row)
+            if len(ids) and not 0 <= ids.min() <= ids.max() < source.vocabulary.size:
+                raise ShardCorrupt(
+                    f"{encoded}: it has an id that the tokenizer of {source.label!r} has not. Redo stage encode."
+                )
+            inputs, labels = inputs_and_labels(ids, start=source.start_id, end=end, past_end=past_end)
             kept = min(len(inputs), longest)
             yield Passage(rows.identity(row), first, inputs[:kept], labels[:kept], len(inputs) - kept)
 

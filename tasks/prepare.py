@@ -23,14 +23,16 @@ from logitfuse.storage.schemas import PREPARE
 from logitfuse.storage.settings import changed_settings
 from logitfuse.storage.shards import writing_rows
 from logitfuse.storage.store import LocalStore
+from logitfuse.tasks.corpus.bad_documents import quarantines
 from logitfuse.tasks.corpus.documents import Document
 from logitfuse.tasks.corpus.fingerprint import corpus_fingerprint
 from logitfuse.tasks.corpus.held_out import judged_documents
 from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.engine import Counts, Outcome, Progress, Work, make_record, perform, read_record, silent
 from logitfuse.tasks.published_split import PublishedSplit
+from logitfuse.tasks.quarantine import PLACE, Quarantined, quarantine_work
 
-PLACE = "prepare"
+NOT_IN_KEYS = ("source", "format", "revision", "on_bad_document")
 
 
 @dataclass
@@ -52,7 +54,10 @@ class Portion:
 
 def prepared_shards(settings: CorpusSettings, store: LocalStore, split: PublishedSplit | None = None) -> list[Record]:
     """Return the records of all prepared shards in order; raise `ShardMissing` if prepare must run first."""
-    listing = read_record(store, _listing_work(settings, split).record_path)
+    listed = listing_work(settings, split)
+    listing = read_record(store, listed.record_path)
+    if listing and quarantines(settings) and read_record(store, quarantine_work(listed).record_path) is None:
+        listing = None  # what was left out must be known, too
     shards = [read_record(store, path) for path in listing.counts["shards"]] if listing else []
     if listing is None or any(shard is None for shard in shards):
         raise ShardMissing("the corpus is not prepared yet. Run: logitfuse stage prepare RECIPE")
@@ -79,28 +84,43 @@ def prepare_corpus(
             pass
     started = time.time()
     outcomes: list[Outcome] = []
-    for shard, portion in enumerate(_portions(settings, store, split)):
+    listing, bad = listing_work(settings, split), Quarantined()
+    for shard, portion in enumerate(_portions(settings, store, split, bad)):
         work = _shard_work(settings, shard, portion, split)
         outcomes.append(perform(store, work, redo=redo))
         progress(sum(outcome.record.counts["documents"] for outcome in outcomes), 0)
     if not any(outcome.record.counts["chunks"] for outcome in outcomes):
-        raise BadInput(f"corpus {settings.source!r}: it holds no document. Give a corpus with text.")
-    _publish_listing(_listing_work(settings, split), store, [outcome.record for outcome in outcomes], started)
+        raise BadInput(f"corpus {settings.source!r}: it holds no document. Give a corpus with text.{bad.said}")
+    _require_unchanged(settings, split, listing)
+    counts: Counts = {"shards": [outcome.record.path for outcome in outcomes]}
+    if quarantines(settings):
+        record = perform(store, quarantine_work(listing, bad), redo=True).record
+        counts["quarantined"] = record.counts["quarantined"]
+    _publish_listing(listing, store, counts, started)
     return outcomes
+
+
+def _require_unchanged(settings: CorpusSettings, split: PublishedSplit | None, listing: Work) -> None:
+    """Refuse a corpus that was written to while it was read: its shards would be listed as those of other text."""
+    if listing_work(settings, split).key != listing.key:
+        raise BadInput(
+            f"corpus {settings.source!r}: it changed while it was read. Run the same command again once nothing writes "
+            "to it; shards whose documents stayed the same are kept."
+        )
 
 
 def listing_path(settings: CorpusSettings, split: PublishedSplit | None = None) -> str:
     """Return the path of the record that lists the corpus's shards."""
-    return _listing_work(settings, split).record_path
+    return listing_work(settings, split).record_path
 
 
 def _key_settings(settings: CorpusSettings) -> CorpusSettings:
-    """Leave out where the corpus lies: its content is in the key."""
+    """Leave out where the corpus lies, and what becomes of what no document is made of: the content is in the key."""
     default = CorpusSettings()
-    return settings.model_copy(update={name: getattr(default, name) for name in ("source", "format", "revision")})
+    return settings.model_copy(update={name: getattr(default, name) for name in NOT_IN_KEYS})
 
 
-def _listing_work(settings: CorpusSettings, split: PublishedSplit | None) -> Work:
+def listing_work(settings: CorpusSettings, split: PublishedSplit | None) -> Work:
     """The list of the corpus's shards, as a record without files, found by the corpus's fingerprint."""
     return Work(
         stage="corpus",
@@ -108,7 +128,11 @@ def _listing_work(settings: CorpusSettings, split: PublishedSplit | None) -> Wor
         name="corpus",
         compute=_never,
         settings=_key_settings(settings),
-        fingerprints={"corpus": corpus_fingerprint(settings), **_split_fingerprints(split)},
+        fingerprints={
+            "corpus": corpus_fingerprint(settings),
+            **_split_fingerprints(split),
+            **({"bad_documents": "quarantined"} if quarantines(settings) else {}),
+        },
     )
 
 
@@ -120,8 +144,7 @@ def _never(path: Path, progress: Progress) -> Counts:
     raise AssertionError("the list of shards is published, not computed")
 
 
-def _publish_listing(work: Work, store: LocalStore, shards: list[Record], started: float) -> None:
-    counts = {"shards": [f"{record.place}/{record.file_name}" for record in shards]}
+def _publish_listing(work: Work, store: LocalStore, counts: Counts, started: float) -> None:
     record = make_record(work, [], counts, started, max(0.0, time.time() - started))
     if not store.create(work.record_path, to_bytes(record)) and not _lists(store, work, counts):
         store.remove(work.record_path)
@@ -152,7 +175,9 @@ def _shard_work(settings: CorpusSettings, shard: int, portion: Portion, split: P
     )
 
 
-def _portions(settings: CorpusSettings, store: LocalStore, split: PublishedSplit | None) -> Iterator[Portion]:
+def _portions(
+    settings: CorpusSettings, store: LocalStore, split: PublishedSplit | None, bad: Quarantined
+) -> Iterator[Portion]:
     """Cut the stream of documents into shards, at the borders of standing shards where their content is unchanged.
 
     With the published split every shard holds documents of one split only: the published code packs each by itself.
@@ -160,7 +185,7 @@ def _portions(settings: CorpusSettings, store: LocalStore, split: PublishedSplit
     borders = _standing_borders(settings, store)
     open_: dict[str, Portion] = {}
     shard = 0
-    for document, dropped in _documents(settings, split):
+    for document, dropped in _documents(settings, split, bad):
         name = document.split if split else ""
         portion = open_.setdefault(name, Portion())
         portion.add(document, dropped)
@@ -171,9 +196,11 @@ def _portions(settings: CorpusSettings, store: LocalStore, split: PublishedSplit
     yield from open_.values()
 
 
-def _documents(settings: CorpusSettings, split: PublishedSplit | None) -> Iterator[tuple[Document, str]]:
+def _documents(
+    settings: CorpusSettings, split: PublishedSplit | None, bad: Quarantined
+) -> Iterator[tuple[Document, str]]:
     """Yield documents, or their pieces, each with the reason why it is dropped or an empty text."""
-    for document, verdict in judged_documents(settings):
+    for document, verdict in judged_documents(settings, bad.note):
         for piece in _pieces(document, split) if split and verdict.keep else [document]:
             yield piece, verdict.reason or ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from logitfuse.storage.errors import StoreFailed
 from logitfuse.storage.shards import verified_path
 from logitfuse.tasks.arms import CONTROL, arms, fused_shards
+from logitfuse.tasks.computed_on import trained_on
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work
 from logitfuse.tasks.model_card import model_card
 from logitfuse.tasks.training.checkpoint_copies import sending_checkpoints
@@ -18,7 +18,7 @@ from logitfuse.tasks.training.config import FusedShard, WorkerConfig
 from logitfuse.tasks.training.fused_file import check_texts
 from logitfuse.tasks.training.held_out_sample import spread_out, write_sample
 from logitfuse.tasks.training.hosts import hosts_of
-from logitfuse.tasks.training.launch import run_training
+from logitfuse.tasks.training.launch import run_training, threads_of
 from logitfuse.tasks.training.metrics import last_line, read_metrics
 from logitfuse.tasks.training.settings import TrainSettings, control_of, fused_of
 from logitfuse.tasks.training.watch_settings import WatchSettings
@@ -97,8 +97,15 @@ def trained(run: Run, described: Work, config: WorkerConfig, progress: Progress)
         )
     lines = read_metrics(config.metrics)
     seconds = round(sum(line.get("seconds", 0.0) for line in lines), 3)
-    made = {"model_seconds": seconds, "hardware": hardware(execution.device, execution.processes)}
-    return {**learnt(lines), MADE: made}
+    hosts = hosts_of(execution.hosts)
+    computed = trained_on(
+        config.settings,
+        execution.device,
+        execution.processes,
+        hosts.count if hosts else 1,
+        threads_of(execution.processes),
+    )
+    return {**learnt(lines), MADE: {"model_seconds": seconds, **computed}}
 
 
 def worker_config(run: Run, described: Work, shards: tuple[Record, ...], card: str, out: Path) -> WorkerConfig:
@@ -171,15 +178,6 @@ def _held_out_sample(run: Run, model: Source, longest: int, path: Path) -> Path 
         LOG.info("the corpus has no validation split, so there is no held-out text to look at on the way")
         return None
     return path.resolve()
-
-
-def hardware(device: str, processes: int) -> str:
-    """Say on what this machine trains."""
-    import torch
-
-    on_gpu = device != "cpu" and torch.cuda.is_available()
-    name = torch.cuda.get_device_name(0) if on_gpu else f"CPU, {os.cpu_count()} cores"
-    return f"{processes} × {name}" if on_gpu else name
 
 
 def remove_checkpoints(run: Run, described: Work) -> None:

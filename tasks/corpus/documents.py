@@ -26,18 +26,24 @@ class Document:
 
 
 class Row(NamedTuple):
-    """A row as a format gives it: its columns, what to call it if no column says so, where it stands (for errors)."""
+    """A row as a format gives it: its columns, what to call it if no column says so, where it stands (for errors).
+
+    One that could not be read has a `problem` and no columns; rows after it keep their numbers when it is mended.
+    """
 
     values: Mapping[str, Any]
     default_id: str
     where: str
+    problem: BadInput | None = None
 
 
 def document_of(row: Row, split: SplitName | None, settings: CorpusSettings) -> Document:
     """Return the row's document; without a `split` of its own, its text decides (see `assigned_split`).
 
-    Raises BadInput where a column is missing or its value cannot be used.
+    Raises BadInput where the row could not be read, a column is missing or its value cannot be used.
     """
+    if row.problem is not None:
+        raise row.problem
     require_columns(row.values, settings, row.where)
     text = row.values[settings.text_column]
     if not isinstance(text, str):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from logitfuse.kernels.near_duplicates import Hashes, ShingleIndex, build_index, overlap, shingles
+from logitfuse.tasks.corpus.bad_documents import Note, unnoted
 from logitfuse.tasks.corpus.documents import Document, text_key
 from logitfuse.tasks.corpus.files import SPLIT_ORDER
 from logitfuse.tasks.corpus.readers import read_documents
@@ -61,13 +62,14 @@ class HeldOutIndex:
         return Verdict(False, "near duplicate", share) if share > self._threshold else Verdict(True, None, share)
 
 
-def judged_documents(settings: CorpusSettings) -> Iterator[tuple[Document, Verdict]]:
+def judged_documents(settings: CorpusSettings, note: Note = unnoted) -> Iterator[tuple[Document, Verdict]]:
     """Yield the documents of a corpus, each with whether it stays: training text that repeats held-out text does not.
 
     The corpus is read twice, the first time only for its held-out documents (all of a corpus that has no held-out
-    split of its own; from the hub that means fetching it twice, so such a data set is better saved locally).
+    split of its own; from the hub that means fetching it twice, so such a data set is better saved locally). `note` is
+    told once of every row that is quarantined.
     """
     held_out = read_documents(settings, [split for split in SPLIT_ORDER if split != "train"])
     index = HeldOutIndex.build(held_out, settings.near_duplicate_overlap)
-    for document in read_documents(settings):
+    for document in read_documents(settings, note=note):
         yield document, index.judge(document)

@@ -70,4 +70,4 @@ class DuplicateIds:
     def _first_place(self, doc_id: str, column: str) -> str:
         """Read again up to the id: only equal hashes lead here, so at most once in practice."""
         rows = (row for part in self._parts for row in part.rows())
-        return next(row.where for row in rows if str(row.values[column]) == doc_id)
+        return next(row.where for row in rows if column in row.values and str(row.values[column]) == doc_id)

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from logitfuse.storage.errors import BadInput
 from logitfuse.storage.fetched import fetched
 from logitfuse.storage.paths import user_path
 from logitfuse.storage.urls import is_url
+from logitfuse.tasks.corpus.bad_documents import BadDocuments, Note, require_a_document, unnoted
 from logitfuse.tasks.corpus.documents import Document, Row, SplitName, document_of
 from logitfuse.tasks.corpus.files import ENDINGS, SPLIT_ORDER, file_format, list_files, split_files, stems
 from logitfuse.tasks.corpus.hub import is_hub_id, is_saved_dataset, open_hub, open_saved
@@ -34,21 +35,28 @@ class Part(NamedTuple):
     rows: Callable[[], Iterator[Row]]
 
 
-def read_documents(settings: CorpusSettings, splits: Collection[SplitName] = SPLIT_ORDER) -> Iterator[Document]:
+def read_documents(
+    settings: CorpusSettings, splits: Collection[SplitName] = SPLIT_ORDER, note: Note = unnoted
+) -> Iterator[Document]:
     """Yield the documents of these splits in an order that never changes; memory does not grow with the corpus.
 
     A corpus with held-out splits of its own gives those first; otherwise each document's wording decides its split.
-    Raises BadInput for the first row that cannot be used, with file, line or row, and what to do.
+    Raises BadInput for the first row that cannot be used, with file, line or row, and what to do; where such rows are
+    quarantined, `note` is told of each and the others are read.
     """
     settings = located(settings)
     every = corpus_parts(settings)
     if any(part.split == "validation" for part in every):  # it has its own, so training text gives to test alone
         settings = settings.model_copy(update={"held_out_share": 0.0})
-    return _documents([part for part in every if part.split is None or part.split in splits], settings, splits)
+    bad = BadDocuments(settings, note)
+    return _documents([part for part in every if part.split is None or part.split in splits], settings, splits, bad)
 
 
 def check_corpus(settings: CorpusSettings) -> None:
-    """Raise BadInput if the corpus cannot be there, be empty or lack its text: looks at one document of each split."""
+    """Raise BadInput if the corpus cannot be there, be empty or lack its text: looks at one document of each split.
+
+    Where bad documents are quarantined that is the first good one.
+    """
     if settings.source.startswith(PACKAGE):
         from logitfuse.tasks.packaged.once import require_known
         from logitfuse.tasks.packaged.text import NAMES
@@ -60,7 +68,7 @@ def check_corpus(settings: CorpusSettings) -> None:
         if (row := next(rows, None)) is None:
             which = f"split '{split}' of {settings.source}" if split else settings.source
             raise BadInput(f"{which} holds no document. Check source and format.")
-        document_of(row, split, settings)
+        require_a_document(chain([row], rows), split, settings)
 
 
 def located(settings: CorpusSettings) -> CorpusSettings:
@@ -136,13 +144,18 @@ def _parts_of(parts: list[Part], settings: CorpusSettings) -> list[Part]:
     return parts
 
 
-def _documents(parts: list[Part], settings: CorpusSettings, splits: Collection[SplitName]) -> Iterator[Document]:
+def _documents(
+    parts: list[Part], settings: CorpusSettings, splits: Collection[SplitName], bad: BadDocuments
+) -> Iterator[Document]:
     ids = DuplicateIds(parts, settings)
     held_out = dict.fromkeys(SPLIT_ORDER, 0)
     domains: Counter[str] = Counter()
     for split in dict.fromkeys(part.split for part in parts):
-        for document, where in _of_split(parts, split, settings, domains):
-            ids.check(document.doc_id, where)
+        for document, where in _of_split(parts, split, settings, domains, bad):
+            with bad.passed_over(where):
+                ids.check(document.doc_id, where)
+            if bad.last == where:
+                continue
             held_out[document.split] += document.split != "train"
             if settings.held_out_documents and held_out[document.split] > settings.held_out_documents:
                 continue
@@ -153,7 +166,11 @@ def _documents(parts: list[Part], settings: CorpusSettings, splits: Collection[S
 
 
 def _of_split(
-    parts: list[Part], split: SplitName | None, settings: CorpusSettings, domains: Counter[str]
+    parts: list[Part],
+    split: SplitName | None,
+    settings: CorpusSettings,
+    domains: Counter[str],
+    bad: BadDocuments,
 ) -> Iterator[tuple[Document, str]]:
     """Yield the documents of the parts with this split, as many as are wanted, and where each stands.
 
@@ -165,7 +182,10 @@ def _of_split(
         limit, of_each = settings.held_out_documents, None
     before = domains.copy()
     for row in islice(rows, limit):
-        document = document_of(row, split, settings)
+        with bad.passed_over(row.where):
+            document = document_of(row, split, settings)
+        if bad.last == row.where:
+            continue
         domains[document.domain] += 1
         wanted = not settings.domains or document.domain in settings.domains
         if wanted and (of_each is None or domains[document.domain] - before[document.domain] <= of_each):

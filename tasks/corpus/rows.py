@@ -18,6 +18,8 @@ from logitfuse.tasks.corpus.settings import CorpusSettings
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BATCH_ROWS = 256
 LONGEST_LINE = 256 << 20  # bytes: compressed, a line of any length takes no room, until it is read
+LONGEST_PIECE = 1 << 20  # bytes: of a longer line, read at a time to find its end
+MOSTLY_NUL = 4  # a text with more than one NUL in so many bytes is none
 
 
 def jsonl_rows(file: Path, stem: str, settings: CorpusSettings) -> Iterator[Row]:
@@ -25,26 +27,61 @@ def jsonl_rows(file: Path, stem: str, settings: CorpusSettings) -> Iterator[Row]
     offset = number = 0
     with _lines(file) as lines:
         for line_number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE + 1), b""), 1):
-            where = f"{file}, line {line_number}"
-            if len(line) > LONGEST_LINE:
-                raise BadInput(
-                    f"{where}: it has more than {LONGEST_LINE >> 20} MB, and a line is read as a whole. Is this JSON, "
-                    "an object a line? Split the document, or leave it out."
-                )
-            text = decoded(line, where, offset, first=line_number == 1)
-            if text.strip():
-                yield Row(_object(text, where), f"{stem}-{number:08d}", where)
+            row = _row_of(line, f"{file}, line {line_number}", offset, f"{stem}-{number:08d}")
+            if row is not None:
+                yield row
                 number += 1
-            offset += len(line)
+            offset += len(line) + _rest_of(line, lines)
+
+
+def _row_of(line: bytes, where: str, offset: int, name: str) -> Row | None:
+    """Return the row of a line, with its problem where it has one; None for a blank line."""
+    try:
+        if len(line) > LONGEST_LINE:
+            raise BadInput(
+                f"{where}: it has more than {LONGEST_LINE >> 20} MB, and a line is read as a whole. Is this JSON, "
+                "an object a line? Split the document, or leave it out."
+            )
+        text = decoded(line, where, offset, first=offset == 0)
+        return Row(_object(text, where), name, where) if text.strip() else None
+    except BadInput as problem:
+        return Row({}, name, where, problem)
+
+
+def _rest_of(line: bytes, lines: IO[bytes]) -> int:
+    """Pass over what is left of a line that was too long to be read; return how many bytes that was."""
+    passed = 0
+    while len(line) > LONGEST_PIECE and not line.endswith(b"\n"):
+        line = lines.readline(LONGEST_PIECE + 1)
+        passed += len(line)
+    return passed
 
 
 def text_rows(file: Path, stem: str, settings: CorpusSettings) -> Iterator[Row]:
     """Yield the one document that a text file is."""
     try:
-        data = file.read_bytes()
+        with file.open("rb") as stream:
+            data = stream.read(LONGEST_LINE + 1)
     except OSError as error:
         raise BadInput(f"{file} cannot be read: {error.strerror}. Check its permissions.") from error
-    yield Row({settings.text_column: decoded(data, str(file))}, stem, str(file))
+    try:
+        yield Row({settings.text_column: _text_of(data, str(file))}, stem, str(file))
+    except BadInput as problem:
+        yield Row({}, stem, str(file), problem)
+
+
+def _text_of(data: bytes, where: str) -> str:
+    if len(data) > LONGEST_LINE:
+        raise BadInput(
+            f"{where}: it has more than {LONGEST_LINE >> 20} MB, and a text file is one document, read as a whole. "
+            "Split it, or write its documents as JSON lines."
+        )
+    if data.count(0) * MOSTLY_NUL > len(data):  # as UTF-8 this would pass: every letter with a NUL beside it
+        raise BadInput(
+            f"{where}: {data.count(0)} of its {len(data)} bytes are NUL, as in UTF-16 without a byte order mark. "
+            "Convert the file to UTF-8 first, for instance with iconv."
+        )
+    return decoded(data, where)
 
 
 def parquet_rows(file: Path, stem: str, settings: CorpusSettings) -> Iterator[Row]:
@@ -65,7 +102,8 @@ def batch_rows(batches: Iterable[pa.RecordBatch | pa.Table], stem: str, where: s
         columns = {name: _values(batch.column(name), name, where, number) for name in batch.column_names}
         for index in range(batch.num_rows):
             values = {name: column[index] for name, column in columns.items()}
-            yield Row(values, f"{stem}-{number:08d}", f"{where}, row {number}")
+            problem = next((value for value in values.values() if isinstance(value, BadInput)), None)
+            yield Row({} if problem else values, f"{stem}-{number:08d}", f"{where}, row {number}", problem)
             number += 1
 
 
@@ -114,9 +152,16 @@ def _object(text: str, where: str) -> dict[str, Any]:
 
 
 def _values(column: Any, name: str, where: str, first_row: int) -> list[Any]:
+    """Return a column's values; in place of one that is not UTF-8, why."""
     try:
         return column.to_pylist()
-    except UnicodeDecodeError as error:
-        for number, value in enumerate(column.cast(pa.binary()).to_pylist(), first_row):
-            decoded(value or b"", f"{where}, row {number}, column '{name}'", first=False)
-        raise BadInput(f"{where}: column '{name}' is not UTF-8. Make the file again.") from error
+    except UnicodeDecodeError:
+        values = column.cast(pa.binary()).to_pylist()
+        return [_text_or_why(v, f"{where}, row {n}, column '{name}'") for n, v in enumerate(values, first_row)]
+
+
+def _text_or_why(value: bytes | None, where: str) -> str | BadInput | None:
+    try:
+        return None if value is None else decoded(value, where, first=False)
+    except BadInput as problem:
+        return problem

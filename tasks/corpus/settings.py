@@ -129,6 +129,13 @@ class CorpusSettings(Settings):
         "again (it used 2000). Lossy: text changes. Pieces become documents of their own and are not cut further. "
         "Empty: cut losslessly by bytes.",
     )
+    on_bad_document: Literal["refuse", "quarantine"] = Field(
+        default="refuse",
+        title="Bad documents",
+        description="What becomes of a row that cannot be a document: no JSON, no text, not UTF-8, an id that stands "
+        "already. refuse: the run ends, and says which. quarantine: it is left out, counted and listed in a file. A "
+        "file that cannot be read to its end is always refused.",
+    )
     documents_per_shard: int = Field(
         default=2000, ge=1, title="Documents per shard", description="Documents whose chunks make up one shard."
     )

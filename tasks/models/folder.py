@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from logitfuse.storage.errors import LogitfuseError, ModelRefused
+from logitfuse.tasks.models.weight_files import check_weights
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 INDEX = "model.safetensors.index.json"
@@ -39,6 +40,8 @@ def check_folder(folder: Path, name: str) -> None:
             "into the folder; another one would give the model wrong ids."
         )
     _check_index(folder, name)
+    config = read_object(folder / "config.json", f"model {name!r}")
+    check_weights(folder, name, quantised=bool(config.get("quantization_config")))
 
 
 def read_object(file: Path, what: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def cautions(facts: dict[str, Any]) -> list[str]:
         *_fusion(facts),
         *_alignment(facts),
         *_few_documents(facts),
+        *_quarantined(facts),
     ]
 
 
@@ -125,3 +126,8 @@ def _few_documents(facts: dict[str, Any]) -> list[str]:
         return []
     called = [name.replace(f"{MEAN} (", "all domains together (") for name in few]
     return [f"Fewer than {FEW_DOCUMENTS} held-out documents, so take the intervals as rough: {', '.join(called)}."]
+
+
+def _quarantined(facts: dict[str, Any]) -> list[str]:
+    said = facts.get("corpus", {}).get("quarantined")
+    return [f"{said}."] if said else []

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from logitfuse.tasks.headroom import read_headroom
+from logitfuse.tasks.quarantine import quarantine_line
 from logitfuse.tasks.reporting.cautions import cautions
 from logitfuse.tasks.reporting.comparison import gain_rows, result_rows
 from logitfuse.tasks.reporting.contributions import alignment_facts, fusion_facts
@@ -57,7 +58,9 @@ def corpus_facts(run: Run) -> dict[str, Any]:
     for record in run.shards:
         for split, count in record.counts["splits"].items():
             splits[split] = splits.get(split, 0) + count
-    return {"source": run.recipe.corpus.source, "evaluated_on": run.recipe.evaluate.split, "splits": splits}
+    facts = {"source": run.recipe.corpus.source, "evaluated_on": run.recipe.evaluate.split, "splits": splits}
+    left_out = quarantine_line(run)
+    return facts | ({"quarantined": left_out.removeprefix("WARNING: ")} if left_out else {})
 
 
 def recipe_facts(run: Run) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from typing import Any
 
+from logitfuse.tasks.computed_on import hardware
 from logitfuse.tasks.study.contrasts import contrast_facts, gap_facts, multiple_facts
 from logitfuse.tasks.study.likeness import flat_settings
 from logitfuse.tasks.study.looks import caution
@@ -14,7 +15,6 @@ from logitfuse.tasks.study.scores import Name, Scores, read_scores
 from logitfuse.tasks.study.session import Session
 from logitfuse.tasks.study.settings import Split
 from logitfuse.tasks.study.text_facts import text_facts
-from logitfuse.tasks.train import hardware
 from logitfuse.tasks.training.settings import learns_targets
 
 Facts = dict[str, Any]

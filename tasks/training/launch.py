@@ -108,7 +108,7 @@ def launch_command(
         launcher = ["torch.distributed.run", *where, "--nproc-per-node", str(processes)]
     else:
         launcher = ["accelerate.commands.launch", "--config_file", str(accelerate)]
-        launcher += ["--num_cpu_threads_per_process", str(_threads(processes))]
+        launcher += ["--num_cpu_threads_per_process", str(threads_of(processes))]
         launcher += ["--rdzv_conf", f"timeout={patience}"] if hosts else []
     return [sys.executable, "-m", *launcher, "-m", WORKER, str(config)]
 
@@ -149,14 +149,14 @@ def _has_gpu(device: Device) -> bool:
     return torch.cuda.is_available()
 
 
-def _threads(processes: int) -> int:
+def threads_of(processes: int) -> int:
     """Return the CPU threads of each process: the caller's choice, else all cores, shared out."""
     return int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 def _environment(processes: int, on_cpu: bool, mark: str) -> dict[str, str]:
     return {
-        "OMP_NUM_THREADS": str(_threads(processes)),
+        "OMP_NUM_THREADS": str(threads_of(processes)),
         "ACCELERATE_USE_CPU": str(on_cpu).lower(),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",

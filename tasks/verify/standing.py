@@ -10,8 +10,10 @@ from functools import cached_property
 from logitfuse.storage.errors import ShardCorrupt, ShardMissing
 from logitfuse.storage.records import Record, from_bytes
 from logitfuse.storage.store import LocalStore
+from logitfuse.tasks.corpus.bad_documents import quarantines
 from logitfuse.tasks.engine import Work
-from logitfuse.tasks.prepare import PLACE, listing_path
+from logitfuse.tasks.prepare import listing_path, listing_work
+from logitfuse.tasks.quarantine import PLACE, quarantine_work
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.unit import Unit
 
@@ -85,6 +87,9 @@ def _prepared(run: StandingRun) -> Iterator[Standing]:
         return
     for shard, path in enumerate(paths):
         yield _read(run, Unit(PLACE, None, shard), path, None)
+    if quarantines(run.recipe.corpus):
+        listed = quarantine_work(listing_work(run.recipe.corpus, run.published_split))
+        yield _read(run, Unit(PLACE), listed.record_path, None)
 
 
 def _standing(run: StandingRun, unit: Unit) -> Standing:
