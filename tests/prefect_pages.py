@@ -17,14 +17,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Route
 
 
-# A run's timeline is drawn anew for each frame: without a GPU, sixty a second are most of what a core can do.
-TEN_FRAMES_A_SECOND = """
-    const next = window.requestAnimationFrame.bind(window)
-    window.requestAnimationFrame = draw => setTimeout(() => next(draw), 100)
-    window.cancelAnimationFrame = clearTimeout
-"""
-
-
 class Pages:
     """A browser's window on the server at `url`; what pages ask of other hosts is refused and noted."""
 
@@ -34,7 +26,6 @@ class Pages:
         self.errors: list[str] = []
         self.page = browser.new_page(viewport={"width": 1280, "height": 1000})
         self.page.set_default_timeout(60_000)
-        self.page.add_init_script(TEN_FRAMES_A_SECOND)
         self.page.route("**/*", self._local_only)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
 
