@@ -37,7 +37,8 @@ format: setup  ## format the code
 test-server: setup  ## tests that start a Prefect server and a worker
 	$(BIN)/python -m pytest -m server
 
-# Not among those of CI, which has no browser. CHROMIUM names another one; BROWSER_PICTURES keeps what it showed.
+# Not among those of CI, which has no browser. CHROMIUM names another one; BROWSER_PICTURES keeps what it showed. Uses
+# PostgreSQL where initdb is on the PATH, else SQLite, which a busy machine locks for minutes.
 CHROMIUM ?= /usr/bin/chromium
 BROWSER_PICTURES ?= runs/pictures
 test-browser: setup  ## trigger, schedule, resume and cancel on Prefect's pages, in Chromium (ten minutes on two cores)

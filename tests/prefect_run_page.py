@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from prefect_pages import Pages
 
 ENDED = ("Completed", "Failed", "Crashed", "Cancelled")
-PATIENCE = 300.0  # seconds, for what takes some on a machine that does nothing else
+PATIENCE = 900.0  # seconds, for what takes some tens on a machine that does nothing else
 
 
 class RunPage:

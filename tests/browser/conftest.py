@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from local_postgres import local_postgres, why_not
 from local_up import Up
 from prefect_pages import Pages
 from prefect_run_page import RunPage
@@ -48,7 +49,17 @@ def chromium() -> Path:
 
 
 @pytest.fixture(scope="session")
-def up(project: Path, chromium: Path) -> Iterator[Up]:
+def database(chromium: Path) -> Iterator[tuple[str, ...]]:
+    """What makes `up` use PostgreSQL, where that is installed: on a busy machine SQLite is locked for minutes."""
+    if why_not():
+        yield ()
+    else:
+        with local_postgres() as server:
+            yield "--database-url", f"postgresql://{server}/postgres"
+
+
+@pytest.fixture(scope="session")
+def up(project: Path, database: tuple[str, ...]) -> Iterator[Up]:
     """A `logitfuse up` whose captures take two seconds longer than they need, so that they can be interrupted."""
     started = Up(project)
     paths = [str(SLOW_CAPTURE), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -57,7 +68,7 @@ def up(project: Path, chromium: Path) -> Iterator[Up]:
         "SLOW_CAPTURE_SECONDS": "2",
         "SLOW_CAPTURE_NOTES": str(project / "captures.jsonl"),
     }
-    started.start()
+    started.start(*database)
     try:
         yield started
     finally:
