@@ -11,6 +11,7 @@ from prefect_pages import Pages
 from prefect_run_page import RunPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
+STEPS = 6000  # of training: a minute on two idle cores, so that there is time to cancel it
 
 
 def processes_of(run: RunPage) -> dict[int, str]:
@@ -56,8 +57,8 @@ def test_in_the_middle_of_a_training_run(
     long = values | {
         "source": "fused",
         "recipe.train.tokens_per_step": 256,
-        "recipe.train.epochs": 3000,
-        "recipe.train.max_steps": 3000,
+        "recipe.train.epochs": STEPS,
+        "recipe.train.max_steps": STEPS,
         "recipe.execution.checkpoint_every_steps": 100,
         "recipe.execution.evaluate_every_steps": 0,
     }
@@ -67,12 +68,12 @@ def test_in_the_middle_of_a_training_run(
     assert len(processes_of(run)) > 1  # the run, and what trains
     cancel(run, "training-cancelled")
     (stopped,) = (path for path in metrics.glob("metrics.*.jsonl") if steps(path) >= 60)
-    assert steps(stopped) < 3000
+    assert steps(stopped) < STEPS
 
     again = pages.run("train", long).wait("Completed")
     again.picture("training-went-on")
     lines = [json.loads(line) for line in stopped.read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 3001))
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert lines[0]["time"] < again.began < lines[-1]["time"]
 
 
