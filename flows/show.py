@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import ConsoleOptions, RenderableType
 from rich.live import Live
@@ -33,6 +33,10 @@ class PlainConsole(LastingConsole):
 
     What the output's encoding cannot hold, such as half a surrogate pair, is printed as an escape too.
     """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does, but cut nothing off: an escape may make a line longer than the terminal is wide."""
+        super().print(*objects, **({"crop": False} | options))
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """Yield the segments of anything printed, their text made harmless."""

@@ -63,7 +63,7 @@ def test_mistakes_are_answered_in_plain_words(recipe: Path, arguments: list[str]
 
 def test_what_runs_the_code_of_others_is_said_first(recipe: Path, tmp_path: Path) -> None:
     said = logitfuse(recipe, "run", "my.yaml", "--plain", "--set", "suites.include_path=nowhere").stderr
-    assert "no folder" in said
+    assert "no folder" in said or "logitfuse[suites]" in said  # where that is not installed
     ours = ["--set", f"suites.include_path={tmp_path}", "--set", "suites.execute_generated_code=true"]
     (tmp_path / "mine.yaml").write_text("task: mine\n")
     said = logitfuse(recipe, "run", "my.yaml", "--plain", "--stop-after", "prepare", *ours).stderr
