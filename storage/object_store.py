@@ -38,11 +38,11 @@ class ObjectStore(LocalStore):
         return self.remote.create(name, data)
 
     def remove(self, name: str) -> None:
+        super().remove(name)  # also where the store is out of reach
         with suppress(FileNotFoundError, ShardCorrupt):
             self._replaced[name] = from_bytes(self.read(name), name)
         self._snapshot.forget(name)
         self.remote.delete(name)
-        super().remove(name)
 
     def read(self, name: str) -> bytes:
         return self._snapshot.record(name) or self.remote.get(name)

@@ -8,12 +8,13 @@ import platform
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from logitfuse.storage.errors import ShardCorrupt
+from logitfuse.storage.errors import ShardCorrupt, StoreFailed
 from logitfuse.storage.keys import result_key
 from logitfuse.storage.locks import only_one
 from logitfuse.storage.records import Record, StoredFile, from_bytes, record_name
@@ -138,10 +139,11 @@ def _do(store: LocalStore, work: Work, progress: Progress, redo: bool) -> Outcom
     with store.writing_folder(name) if work.folder else store.writing(name) as scratch:
         counts = work.compute(scratch, progress)
         files = _files(work, scratch)
-        if not redo and (record := find(store, work)):  # the lock was lost, or holds on one host only
-            raise _Stands(record)
-        # What stood there is not whole, or is made again: it goes now that there is something to take its place.
-        store.remove(work.record_path)
+        with suppress(StoreFailed):  # out of reach: what was made stays on this machine, and is sent later
+            if not redo and (record := find(store, work)):  # the lock was lost, or holds on one host only
+                raise _Stands(record)
+            # What stood there is not whole, or is made again: it goes now that there is something to take its place.
+            store.remove(work.record_path)
     seconds = time.monotonic() - clock
     record = make_record(work, files, counts, started, seconds)
     return _outcome(work, record, store.publish(record), seconds)

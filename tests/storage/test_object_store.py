@@ -114,13 +114,23 @@ def test_without_exclusive_creation_the_later_record_stands_and_is_whole(s3: Ser
 def test_a_bucket_that_goes_away_mid_write_costs_nothing_that_was_finished(s3: Server, tmp_path: Path) -> None:
     machine = store(tmp_path / "a")
     kept = perform(machine, Work("encode", "encode/y", "part-00000", work().compute, shard=0))
-    with pytest.raises(StoreFailed, match=r"s3://bucket/runs/tiny: .*there is no such bucket.*run the same"):
+    with pytest.raises(StoreFailed, match=r"s3://bucket/runs/tiny: writing .*there is no such bucket.*run the same"):
         perform(machine, work(then=s3.remove_bucket))
     s3.make_bucket()
     again = store(tmp_path / "a")
     assert content(perform(again, done_once("made")), again) == "made", "sent, not made again"
     assert again.unsent(kept.record.path) == kept.record, "and so is what the bucket had"
     assert perform(store(tmp_path / "b"), done_once("made")).state == "kept"
+
+
+def test_a_bucket_that_goes_away_while_a_result_is_redone_costs_no_work(s3: Server, tmp_path: Path) -> None:
+    machine = store(tmp_path / "a")
+    perform(machine, work("old"))
+    with pytest.raises(StoreFailed, match="there is no such bucket"):
+        perform(machine, work("new", then=s3.remove_bucket), redo=True)
+    s3.make_bucket()
+    again = store(tmp_path / "a")
+    assert content(perform(again, done_once("new")), again) == "new"
 
 
 @pytest.mark.parametrize("at", ["part-00000.", ".json"])
