@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from prefect_form import Form, choose
 from prefect_run_page import PATIENCE, RunPage
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Route
+    from playwright.sync_api import Browser, Locator, Response, Route
+
+CREATE = "/create_flow_run"
 
 
 class Pages:
@@ -28,6 +30,8 @@ class Pages:
         self.page.set_default_timeout(60_000)
         self.page.route("**/*", self._local_only)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self._created: list[Response] = []  # what the server answered to forms that were sent
+        self.page.on("response", lambda answer: self._created.append(answer) if CREATE in answer.url else None)
 
     def _local_only(self, route: Route) -> None:
         if route.request.url.startswith((f"{self.url}/", "data:", "blob:")):
@@ -81,7 +85,11 @@ class Pages:
             assert "Validation" not in said, said
             refused.first.wait_for(state="hidden")
             submit.click()
-        sent.last.dispatch_event("click")  # of two notes that cover each other, and at once: they go by themselves
+        run = self._created[-1].json()["id"]
+        with suppress(Exception):  # the note goes by itself; then it is found in the list of runs
+            sent.last.click(timeout=3000)
+        if run not in self.page.url:
+            self.page.goto(f"{self.url}/runs/flow-run/{run}")
         return RunPage(self)
 
     def newest_run(self, name: str, *but: RunPage) -> RunPage:
