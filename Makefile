@@ -41,7 +41,7 @@ test-server: setup  ## tests that start a Prefect server and a worker
 # PostgreSQL where initdb is on the PATH, else SQLite, which a busy machine locks for minutes.
 CHROMIUM ?= /usr/bin/chromium
 BROWSER_PICTURES ?= runs/pictures
-test-browser: setup  ## trigger, schedule, resume and cancel on Prefect's pages, in Chromium (ten minutes on two cores)
+test-browser: setup  ## trigger, schedule, resume and cancel on Prefect's pages, in Chromium (twenty minutes on two cores)
 	@test -x $(CHROMIUM) || { echo "$(CHROMIUM) is missing: apt install chromium, or CHROMIUM=/path/to/one make test-browser"; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	CHROMIUM=$(CHROMIUM) BROWSER_PICTURES=$(BROWSER_PICTURES) $(BIN)/python -m pytest -m browser tests/browser tests/tasks/test_hostile_pages.py

@@ -30,21 +30,14 @@ def heartbeat_automation() -> AutomationCore:
 
     Without it a run whose process and worker were both killed would be shown as Running for ever.
     """
-    trigger = EventTrigger(
-        match={"prefect.resource.id": "prefect.flow-run.*"},
-        for_each={"prefect.resource.id"},
-        after={HEARTBEAT},
-        expect={HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ENDINGS)},
-        posture=Posture.Proactive,
-        threshold=1,
-        within=SILENCE,
-    )
-    message = f"No heartbeat for {SILENCE.seconds} s: its process or machine died. Retry goes on with what is missing."
-    return AutomationCore(
+    return _crashed_unless_followed(
         name=NAME,
         description="Marks flow runs as Crashed whose process sends no heartbeats any more; made by logitfuse.",
-        trigger=trigger,
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, name=None, message=message)],
+        after=HEARTBEAT,
+        by=ENDINGS,
+        within=SILENCE,
+        message=f"No heartbeat for {SILENCE.seconds} s: its process or machine died. "
+        "Retry goes on with what is missing.",
     )
 
 
@@ -54,23 +47,34 @@ def pending_automation() -> AutomationCore:
     Without it a run whose worker died while starting it would be shown as Pending for ever. One that is only slow to
     start is shown as Running as soon as it begins. What waits for a slot of a limit is not Pending.
     """
+    return _crashed_unless_followed(
+        name=NAME_OF_PENDING,
+        description="Marks flow runs as Crashed that a worker took and that did not begin; made by logitfuse.",
+        after=PENDING,
+        by=ENDINGS + BEGINNINGS,
+        within=LONGEST_START,
+        message=f"{NOT_BEGUN} {LONGEST_START.seconds} s: its worker or machine died. Retry starts it again.",
+    )
+
+
+def _crashed_unless_followed(
+    *, name: str, description: str, after: str, by: tuple[str, ...], within: timedelta, message: str
+) -> AutomationCore:
+    """Return the automation: a flow run of which nothing is heard in time after an event is Crashed.
+
+    What counts is the same event again, which begins the wait anew, a heartbeat, and the states named in `by`.
+    """
     trigger = EventTrigger(
         match={"prefect.resource.id": "prefect.flow-run.*"},
         for_each={"prefect.resource.id"},
-        after={PENDING},
-        # Pending among it: so another one, after a retry, begins the wait anew.
-        expect={PENDING, HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ENDINGS + BEGINNINGS)},
+        after={after},
+        expect={after, HEARTBEAT, *(f"prefect.flow-run.{state}" for state in by)},
         posture=Posture.Proactive,
         threshold=1,
-        within=LONGEST_START,
+        within=within,
     )
-    message = f"{NOT_BEGUN} {LONGEST_START.seconds} s: its worker or machine died. Retry starts it again."
-    return AutomationCore(
-        name=NAME_OF_PENDING,
-        description="Marks flow runs as Crashed that a worker took and that did not begin; made by logitfuse.",
-        trigger=trigger,
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, name=None, message=message)],
-    )
+    crashed = ChangeFlowRunState(state=StateType.CRASHED, name=None, message=message)
+    return AutomationCore(name=name, description=description, trigger=trigger, actions=[crashed])
 
 
 def put_automations(client: SyncPrefectClient) -> None:

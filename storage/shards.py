@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from logitfuse.storage.checksums import checksum_file
+from logitfuse.storage.checksums import checksum_file, checksum_once
 from logitfuse.storage.compact import most_kept
 from logitfuse.storage.compact_reading import read_compact_batches
 from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
@@ -59,7 +58,7 @@ def verified_folder(store: Store, record: Record) -> Path:
     Raises `ShardCorrupt`. A file that is as it was is read once in a process, however often it is asked for.
     """
     for file in record.files:
-        _verified(store, record, file, _checksum_once)
+        _verified(store, record, file, checksum_once)
     return store.folder(record)
 
 
@@ -73,16 +72,6 @@ def _verified(store: Store, record: Record, file: StoredFile, checksum: Callable
     if not sound:
         raise ShardCorrupt(f"{name}: its bytes are not the ones that were written. {record.redo}")
     return path
-
-
-def _checksum_once(path: Path) -> str:
-    stat = path.stat()
-    return _checksum_of(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
-
-
-@lru_cache(maxsize=256)
-def _checksum_of(path: Path, *_stamp: int) -> str:
-    return checksum_file(path)
 
 
 def read_batches(path: Path, columns: Sequence[str] | None, rows: int = 64) -> Iterator[pa.RecordBatch]:

@@ -21,6 +21,7 @@ FAILED = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, e
                     errno.EHOSTUNREACH, errno.ECONNRESET, errno.ENODEV, errno.ENXIO})  # fmt: skip
 # Libraries that write files themselves (safetensors, tokenizers, Arrow) raise errors of their own kinds.
 NUMBER = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
+ARROWS_FILE = re.compile(r"local file '([^']+)'")
 MEMORY = ("DefaultCPUAllocator", "std::bad_alloc", "CUDA out of memory", "Cannot allocate memory")
 STAYS = "What was finished stays."
 AGAIN = "run the same command again"
@@ -51,9 +52,9 @@ def explained(error: BaseException, what: str = "", root: Path | None = None) ->
         refused = getattr(error, "filename", None) or place
         advice = f"See that {place} is mounted for writing and belongs to this user, or choose another folder"
         return SystemRefused(f"{begin}{refused}: {os.strerror(number)}. {STAYS} {advice}; then {AGAIN}.")
-    if number in GONE and root and place in Path(os.fsdecode(getattr(error, "filename", None) or "")).parents:
-        return ShardMissing(f"{begin}{getattr(error, 'filename', '')} went away. If another process makes it again "
-                            f"(--redo), wait for that. {STAYS} Then {AGAIN}.")  # fmt: skip
+    if number in GONE and root and (gone := _gone(error)) and place in gone.parents:
+        advice = "If another process makes it again (--redo) or gives it another form (convert), wait for that"
+        return ShardMissing(f"{begin}{gone} went away. {advice}. {STAYS} Then {AGAIN}.")
     if number in FAILED:
         advice = "A network file system may have been away for a while, else the disk is failing (dmesg tells)"
         return StoreFailed(f"{begin}{place} failed: {os.strerror(number)}. {STAYS} {advice}; {AGAIN}.")
@@ -85,6 +86,14 @@ def _full(number: int, place: Path) -> str:
     with suppress(OSError):
         free = f" ({shutil.disk_usage(place).free / 1e9:.1f} GB free)"
     return f"the disk of {place} is full{free}."
+
+
+def _gone(error: BaseException) -> Path | None:
+    """Return the file that was not found; Arrow names it in its sentence only."""
+    name = getattr(error, "filename", None)
+    if name is None and (found := ARROWS_FILE.search(str(error))):
+        name = found[1]
+    return Path(os.fsdecode(name)) if isinstance(name, str | bytes) else None
 
 
 def _folder(error: BaseException) -> Path:

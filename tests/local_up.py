@@ -79,15 +79,20 @@ class Up:
 
     def processes(self) -> dict[int, str]:
         """Return the command lines of living processes that have this server's settings."""
-        found = {}
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                environment, command = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"PREFECT_HOME={self.folder}/".encode() in environment and command:
-                found[int(process.name)] = command.replace(b"\0", b" ").decode()
-        return found
+        return living_processes(f"PREFECT_HOME={self.folder}/")
+
+
+def living_processes(given: str) -> dict[int, str]:
+    """Return the command lines of living processes in whose environment something stands; children inherit it."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment, command = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if given.encode() in environment and command:
+            found[int(process.name)] = command.replace(b"\0", b" ").decode()
+    return found
 
 
 HEADER = "with get_client(sync_client=True) as client:\n"

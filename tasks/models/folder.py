@@ -23,7 +23,8 @@ def check_folder(folder: Path, name: str) -> None:
     where = f"model {name!r}: {folder}"
     if not (folder / "config.json").is_file():
         raise ModelRefused(f"{where} has no config.json, so it is no Hugging Face model folder.")
-    _check_config(read_object(folder / "config.json", f"model {name!r}"), where)
+    config = read_object(folder / "config.json", f"model {name!r}")
+    _check_config(config, where)
     if not any(folder.glob("*.safetensors")):
         raise ModelRefused(
             f"{where} has no *.safetensors weights. Other formats can run code when opened; convert "
@@ -40,7 +41,6 @@ def check_folder(folder: Path, name: str) -> None:
             "into the folder; another one would give the model wrong ids."
         )
     _check_index(folder, name)
-    config = read_object(folder / "config.json", f"model {name!r}")
     check_weights(folder, name, quantised=bool(config.get("quantization_config")))
 
 

@@ -1,14 +1,12 @@
 """Where a recipe's models lie, and what identifies their content."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import lru_cache
 from pathlib import Path
 
-from logitfuse.storage.checksums import checksum_bytes, checksum_file
+from logitfuse.storage.checksums import checksum_bytes, checksum_once
 from logitfuse.storage.errors import ModelRefused
 from logitfuse.storage.fetched import fetched
 from logitfuse.storage.keys import canonical_json
@@ -93,24 +91,11 @@ def _from_hub(settings: ModelSettings) -> Path:
 
 def _fingerprint(folder: Path) -> str:
     files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
-    stamps = tuple((str(f), *_stamp(f)) for f in files)
-    return _fingerprint_of(stamps)
-
-
-@lru_cache(maxsize=64)
-def _fingerprint_of(stamps: tuple[tuple, ...]) -> str:
-    """Checksum all files; the stamps (size, time, inode) only spare a second reading within one process."""
-    files = [Path(stamp[0]) for stamp in stamps]
     return checksum_bytes(canonical_json([[file.name, _content(file)] for file in files]))
 
 
 def _content(file: Path) -> str:
     if file.name != "config.json":
-        return checksum_file(file)
+        return checksum_once(file)
     config = json.loads(file.read_text())
     return checksum_bytes(canonical_json({name: value for name, value in config.items() if name not in NO_CONTENT}))
-
-
-def _stamp(file: Path) -> tuple[int, int, int]:
-    stat = os.stat(file)
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_up import wait_until
+from local_up import living_processes, wait_until
 from prefect_pages import Pages
 from prefect_run_page import RunPage
 
@@ -15,16 +15,8 @@ STEPS = 6000  # of training: a minute on two idle cores, so that there is time t
 
 
 def processes_of(run: RunPage) -> dict[int, str]:
-    """Return the living processes of a flow run: the worker gives them its id, and their children inherit it."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environment, command = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if run.id.encode() in environment and command:
-            found[int(process.name)] = command.replace(b"\0", b" ").decode()
-    return found
+    """Return the living processes of a flow run: the worker gives them its id."""
+    return living_processes(run.id)
 
 
 def cancel(run: RunPage, picture: str) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from logitfuse.storage.atomic import write_exclusively
@@ -42,6 +43,11 @@ def test_what_libraries_wrap_is_recognised_and_what_is_no_refusal_is_left_alone(
         assert explained(error, "", tmp_path) is None
     with pytest.raises(OutOfSpace, match=r"^mine$"), in_words("x", tmp_path):
         raise OutOfSpace("mine")
+
+
+def test_a_file_that_went_away_is_told_also_where_arrow_misses_it(tmp_path: Path) -> None:
+    with pytest.raises(ShardMissing, match=r"shard\.parquet went away"), in_words("fuse/part-00003", tmp_path):
+        pq.ParquetFile(tmp_path / "shard.parquet")
 
 
 def test_full_memory_is_told_from_other_errors() -> None:
