@@ -15,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from logitfuse.kernels.losses.fused import ObjectiveParts
 from logitfuse.kernels.losses.reference import objective_reference
-from logitfuse.tasks.training import objective, trainer
+from logitfuse.tasks.training import objective, trainer, worker
 from logitfuse.tasks.training.config import WorkerConfig
+from logitfuse.tasks.training.sharding import leave_processes
 
 KNOWN = set(inspect.signature(objective_reference).parameters)
 
@@ -73,8 +74,8 @@ def main(jobs: Path) -> None:
                 train(config)
         else:
             train(config)
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    leave_processes()
+    worker.end(0)  # as those that train for users do
 
 
 if __name__ == "__main__":
