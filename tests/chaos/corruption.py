@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import yaml
+from damaged_checkpoints import damage_checkpoints
 from damaged_files import DamagedFiles
 from damages import DAMAGES
 from rich.console import Console
@@ -40,6 +41,9 @@ def main() -> int:
     files = DamagedFiles(yaml.safe_load(recipe.read_text()), recipe, random.Random(arguments.seed))
     for kind in list(files.files):
         damage(files, kind, arguments.damages, arguments.repairs)
+    noticed, unnoticed = damage_checkpoints(folder / "checkpoints", arguments.damages, files.draw)
+    files.noticed += noticed
+    files.unnoticed += unnoticed
     tell(files, arguments)
     return 1 if files.unnoticed else 0
 
@@ -60,13 +64,14 @@ def tell(files: DamagedFiles, arguments: argparse.Namespace) -> None:
     """Print the table and write the JSON."""
     ways = [*DAMAGES, "made from", "repaired"]
     table = Table("kind of file", *ways, title=f"{files.noticed.total():,} damages, {len(files.unnoticed)} unnoticed")
-    for kind in files.files:
+    kinds = dict.fromkeys(kind for kind, _ in files.noticed)
+    for kind in kinds:
         table.add_row(kind, *(str(files.noticed[kind, way] or "") for way in ways))
     Console().print(table)
     for line in files.unnoticed:
         print(f"UNNOTICED: {line}")
     if arguments.json:
-        found = {kind: sum(files.noticed[kind, way] for way in DAMAGES) for kind in files.files}
+        found = {kind: sum(files.noticed[kind, way] for way in DAMAGES) for kind in kinds}
         result = {"seed": arguments.seed, "damages": found, "unnoticed": files.unnoticed}
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 

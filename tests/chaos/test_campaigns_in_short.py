@@ -1,9 +1,11 @@
 """`make chaos` and `make corruption` in short: killed runs end as undisturbed ones, damage is found and repaired."""
 
 import random
+from pathlib import Path
 
 import pytest
 import yaml
+from damaged_checkpoints import damage_checkpoints
 from damaged_files import DamagedFiles
 from runs_under_fire import Disturbed, Forks, Undisturbed
 
@@ -29,3 +31,8 @@ def test_damage_to_every_kind_of_file_is_found(wanted: Undisturbed) -> None:
         files.make_from(kind)
         files.repair(kind)
     assert not files.unnoticed
+
+
+def test_damage_to_a_checkpoint_is_found(tmp_path: Path) -> None:
+    noticed, unnoticed = damage_checkpoints(tmp_path, 60, random.Random(SEED))
+    assert noticed.total() == 3 * 60 and not unnoticed
