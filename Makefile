@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup test check format demo experiments experiments-full fuzz audit-dependencies results test-server test-browser test-install test-slow test-triton chaos corruption chaos-prefect test-all scale clean help
+.PHONY: setup test check format demo experiments experiments-full fuzz audit-dependencies results test-server test-browser test-install test-slow test-triton chaos corruption chaos-prefect test-all scale clean help docs
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -110,5 +110,11 @@ experiments-full: setup  ## all studies at full size (a day or two on two cores)
 results: setup  ## the results page from its numbers (RESULTS=runs/results.json)
 	$(BIN)/logitfuse results $(RESULTS) $(if $(WORDS),--words $(WORDS))
 
+docs: setup  ## the documentation as a site in docs/_build/html, its recipe reference made anew
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python docs/recipe_reference.py
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 clean:  ## remove what the build leaves; runs/ and the cache of models stay
-	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .typing build docs/_build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The wheel: built, installed in a fresh environment, run from another folder."""
+"""The wheel: built of the source distribution, installed in a fresh environment, run from another folder."""
 
 import subprocess
 import sys
@@ -13,8 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.install
 @pytest.mark.timeout(900)
 def test_the_wheel_works_away_from_the_repository(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
+    build = [sys.executable, "-m", "build", "--outdir", str(tmp_path), str(ROOT)]  # the wheel from the sdist
+    built = subprocess.run(build, check=True, capture_output=True, text=True)
+    assert "would be ignored" not in built.stdout + built.stderr
+    assert list(tmp_path.glob("logitfuse-*.tar.gz"))
     (wheel,) = tmp_path.glob("logitfuse-*.whl")
     venv.create(tmp_path / "fresh", with_pip=True)
     python = str(tmp_path / "fresh" / "bin" / "python")
@@ -29,6 +31,8 @@ def test_the_wheel_works_away_from_the_repository(tmp_path: Path) -> None:
     code = (
         "import logitfuse.flows.cli as c, logitfuse.kernels.topk; from logitfuse.tasks.recipe import *; "
         "from pathlib import Path; assert 'site-packages' in c.__file__; "
+        "packages = Path(c.__file__).parents[1]; "
+        "assert all((packages / name / 'py.typed').is_file() for name in ('flows', 'tasks', 'storage', 'kernels')); "
         "[read_recipe(name) for name in shipped_recipes()]; print(len(shipped_recipes()))"
     )
     shown = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True, cwd=elsewhere)

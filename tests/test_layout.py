@@ -54,7 +54,8 @@ def test_tests_and_benchmarks_use_the_package_name() -> None:
 def test_every_folder_is_packaged() -> None:
     listed = set(PROJECT["tool"]["setuptools"]["packages"])
     there = {"logitfuse." + ".".join(p.parent.relative_to(ROOT).parts) for p in modules()}
-    assert there | {"logitfuse.recipes"} == listed
+    recipes = {f"logitfuse.{path.parent.relative_to(ROOT)}".replace("/", ".") for path in ROOT.glob("recipes/**/*")}
+    assert there | recipes == listed
     assert not (ROOT / "kernels" / "__init__.py").exists(), "it would hide the real package named kernels"
 
 
