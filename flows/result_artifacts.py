@@ -1,4 +1,4 @@
-"""What Prefect's UI shows of a finished run: its result in words and numbers, a picture, and where the report is."""
+"""What Prefect's UI shows of a finished run: its result in words and numbers, pictures, and where the report is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from logitfuse.flows.artifacts import artifact_key
 from logitfuse.tasks.markdown_text import plain
 from logitfuse.tasks.report import report_page
+from logitfuse.tasks.reporting.formats import percent
 from logitfuse.tasks.reporting.headline import headline
+from logitfuse.tasks.reporting.verdict import answer
 from logitfuse.tasks.run import Run
 
 NONE = "–"
@@ -22,16 +24,18 @@ MADE = ["fused", "merged", "control", "pair"]  # roles, in the order of the tabl
 
 
 def publish_result(run: Run, warn: Callable[[str], None]) -> None:
-    """Publish a run's report as two artifacts; a server that cannot take them is warned of."""
-    from logitfuse.tasks.reporting.summary_plot import summary_plot
+    """Publish a run's report as a text and its plots; a server that cannot take them is warned of."""
+    from logitfuse.tasks.reporting.summary_plot import summary_plot, training_plot
 
     page = report_page(run)
     facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     try:
         said, key = plain(headline(facts)), artifact_key(run.recipe.name, "result")
         create_markdown_artifact(result_text(facts, page), key=key, description=said)
-        image = "data:image/png;base64," + b64encode(summary_plot(facts)).decode()
-        create_image_artifact(image, key=artifact_key(run.recipe.name, "result-by-domain"), description=headline(facts))
+        pictures = {"result-by-domain": summary_plot(facts), "result-training": training_plot(facts)}
+        for called, image in ((called, image) for called, image in pictures.items() if image):
+            url = "data:image/png;base64," + b64encode(image).decode()
+            create_image_artifact(url, key=artifact_key(run.recipe.name, called), description=said)
     except Exception as error:  # the server's trouble is not the work's
         warn(f"the result cannot be shown: {type(error).__name__}: {error}. It is in {page}.")
 
@@ -44,17 +48,18 @@ def log_result(run: Run, info: Callable[[str], None]) -> None:
 
 
 def result_text(facts: dict[str, Any], page: Path) -> str:
-    """Return a report's facts as Markdown: nats per byte by domain and model, what to be careful of, where it is.
+    """Return a report's facts as Markdown: the answer, loss by domain and model, warnings, sources, where it is.
 
     The models that were made come first: a narrow page cuts a table off at its right.
     """
-    from logitfuse.tasks.reporting.plots import shown_domain  # drawing is slow to import
+    from logitfuse.tasks.reporting.marks import shown_domain
 
     models = list(dict.fromkeys((row["model"], row["role"]) for row in facts["results"]))
     models.sort(key=lambda model: MADE.index(model[1]) if model[1] in MADE else len(MADE))
     domains = list(dict.fromkeys(row["domain"] for row in facts["results"]))
     cells = {(row["domain"], row["model"], row["role"]): row for row in facts["results"]}
-    lines = [f"# {plain(facts['run'])}", "", _where(page), ""]
+    said = f"**{plain(answer(facts))}** {plain(headline(facts))}"
+    lines = [f"# {plain(facts['run'])}", "", said, "", _where(page), ""]
     lines += ["Held-out nats per byte, lower is better; in brackets 95% intervals by document.", ""]
     lines += [
         _row(["domain", *(model if model == role else f"{model} ({role})" for model, role in models)]),
@@ -63,8 +68,23 @@ def result_text(facts: dict[str, Any], page: Path) -> str:
     lines += [
         _row([shown_domain(domain), *(_cell(cells.get((domain, *model))) for model in models)]) for domain in domains
     ]
-    lines += ["", *(f"- {plain(warning)}" for warning in facts["warnings"])]
+    lines += ["", *(f"- {plain(warning)}" for warning in facts["warnings"]), "", *_sources(facts)]
     return "\n".join(lines).strip() + "\n"
+
+
+def _sources(facts: dict[str, Any]) -> list[str]:
+    """Say of each source what reached the target and how many tokens it won."""
+    from logitfuse.tasks.reporting.tables import source_rows, winner_rows
+
+    won = dict(zip(facts["fusion"]["weights"], winner_rows(facts)["by_domain"][0]["cells"], strict=True))
+    rows = [
+        [row["name"], percent(row["served_share"]), percent(row["mass_kept"]), percent(won[row["name"]]["share"])]
+        for row in source_rows(facts)
+        if row["name"] in won
+    ]
+    head = ["source", "served", "mass kept", "won"]
+    said = "Of the target's tokens, what each source gave:"
+    return [said, "", _row(head), "|---" * len(head) + "|", *(_row(row) for row in rows)]
 
 
 def _where(page: Path) -> str:

@@ -37,7 +37,7 @@ def training_shown(run: Run, unit: Unit, say: Say, warn: Say) -> Iterator[None]:
     from logitfuse.flows.artifacts import artifact_key
 
     key = artifact_key(run.recipe.name, unit.stage, unit.source, "losses")
-    plot = TrainingPlot(metrics_file(run, run.work(unit)), key, str(unit), warn)
+    plot = TrainingPlot(metrics_file(run, run.work(unit)), key, str(unit), warn, unit.needed_source)
     with training_lines(say), repeating(SECONDS_BETWEEN_PLOTS, plot.update, plot.update, patience=PATIENCE):
         yield
 
@@ -68,8 +68,8 @@ class _Saying(logging.Handler):
 class TrainingPlot:
     """One image artifact per training run: updated, not added to, so that months of training fill no database."""
 
-    def __init__(self, metrics: Path, key: str, name: str, warn: Say) -> None:
-        self._metrics, self._key, self._name, self._warn = metrics, key, name, warn
+    def __init__(self, metrics: Path, key: str, name: str, warn: Say, model: str = "fused") -> None:
+        self._metrics, self._key, self._name, self._warn, self._model = metrics, key, name, warn, model
         self._made: UUID | None = None
         line = last_line(metrics)
         self._step = line["step"] if line else 0  # of a model that stands already there is nothing new to show
@@ -95,7 +95,10 @@ class TrainingPlot:
         from logitfuse.tasks.reporting.live_plot import live_plot  # drawing is slow to import
 
         lines = read_metrics(self._metrics)
-        image = "data:image/png;base64," + b64encode(live_plot(lines)).decode()
+        drawn = live_plot(lines, self._model)
+        if drawn is None:
+            return
+        image = "data:image/png;base64," + b64encode(drawn).decode()
         text = f"{self._name}: {progress_line(lines[-1])}"
         looks = [line for line in lines if "held_out" in line]
         if looks:

@@ -17,7 +17,7 @@ from logitfuse.tasks.alignment_report.wording import (
     percent,
     short_name,
 )
-from logitfuse.tasks.reporting.page import size
+from logitfuse.tasks.reporting.formats import size
 
 # Templates of this page lie here, the style sheet beside the run's report.
 PACKAGES = {"page.css.j2": "logitfuse.tasks.reporting"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from logitfuse.tasks.reporting.comparison import in_percent, pick
 from logitfuse.tasks.results import MEAN
@@ -11,22 +11,48 @@ FEW_DOCUMENTS = 30
 LITTLE_SERVED = 0.5
 LITTLE_MASS = 0.5
 MUCH_BEYOND_CONTEXT = 0.01
+CONTROL = "the control, which saw the same text without the sources"
+NO_CONTROL = "There is no control: what is due to the sources and what to more training on this text is not known."
+# What is the answer itself stands where answers do; what is serious may turn it round.
+WEIGHTS = ANSWER, SERIOUS, CARE, NOTE = "answer", "serious", "care", "note"
+
+
+class Caution(NamedTuple):
+    """A warning and its weight, one of `WEIGHTS`."""
+
+    weight: str
+    text: str
 
 
 def cautions(facts: dict[str, Any]) -> list[str]:
     """Return the warnings of a report, in plain words."""
-    return [
-        *_control_of_regularisation(facts),
-        *cautions_of_headroom(facts),
-        *_compared(facts, "target", "the target as it came"),
-        *_compared(facts, "control", "the control, which saw the same text without the sources"),
-        *_worse_domains(facts),
-        *_left_out(facts),
-        *_fusion(facts),
-        *_alignment(facts),
+    return [caution.text for caution in weighed(facts)]
+
+
+def weighed(facts: dict[str, Any]) -> list[Caution]:
+    """Return the warnings with their weight, the gravest first."""
+    found = [
+        *_of(SERIOUS, _control_of_regularisation(facts)),
+        *_of(ANSWER if has_control(facts) else SERIOUS, _compared(facts, "control", CONTROL)),
+        *_of(SERIOUS, _compared(facts, "target", "the target as it came")),
+        *_of(SERIOUS, cautions_of_headroom(facts)),
+        *_of(CARE, _worse_domains(facts)),
+        *_of(CARE, _left_out(facts)),
+        *_of(CARE, _fusion(facts)),
+        *_of(CARE, _alignment(facts)),
         *_few_documents(facts),
-        *_quarantined(facts),
+        *_of(CARE, _quarantined(facts)),
     ]
+    return sorted(found, key=lambda caution: WEIGHTS.index(caution.weight))
+
+
+def has_control(facts: dict[str, Any]) -> bool:
+    """Say whether the fused model was compared with a control."""
+    return pick(facts["gains"], role="control", domain=MEAN) is not None
+
+
+def _of(weight: str, texts: list[str]) -> list[Caution]:
+    return [Caution(weight, text) for text in texts]
 
 
 def _control_of_regularisation(facts: dict[str, Any]) -> list[str]:
@@ -49,7 +75,7 @@ def cautions_of_headroom(facts: dict[str, Any]) -> list[str]:
 def _compared(facts: dict[str, Any], role: str, called: str) -> list[str]:
     row = pick(facts["gains"], role=role, domain=MEAN)
     if row is None:
-        return ["There is no control: what is due to the sources and what to more training on this text is not known."]
+        return [NO_CONTROL] if role == "control" else []
     if row["verdict"] == "worse":
         return [f"The fused model is worse than {called}: {interval_in_words(row)}."]
     if row["verdict"] == "unclear":
@@ -119,13 +145,18 @@ def _alignment(facts: dict[str, Any]) -> list[str]:
     return found
 
 
-def _few_documents(facts: dict[str, Any]) -> list[str]:
+def _few_documents(facts: dict[str, Any]) -> list[Caution]:
+    """Warn of few documents: of all together it concerns the answer, of a domain only its row."""
     counts = {row["domain"]: row["documents"] for row in facts["results"]}
-    few = [f"{domain} ({n})" for domain, n in counts.items() if n < FEW_DOCUMENTS]
-    if not few:
-        return []
-    called = [name.replace(f"{MEAN} (", "all domains together (") for name in few]
-    return [f"Fewer than {FEW_DOCUMENTS} held-out documents, so take the intervals as rough: {', '.join(called)}."]
+    few = [f"{domain} ({n})" for domain, n in counts.items() if n < FEW_DOCUMENTS and domain != MEAN]
+    found = []
+    if few:
+        text = f"Fewer than {FEW_DOCUMENTS} held-out documents, so take the intervals as rough: {', '.join(few)}."
+        found.append(Caution(NOTE, text))
+    if counts.get(MEAN, FEW_DOCUMENTS) < FEW_DOCUMENTS:
+        text = f"All domains together have {counts[MEAN]} held-out documents, so take every interval as rough."
+        found.append(Caution(SERIOUS, text))
+    return found
 
 
 def _quarantined(facts: dict[str, Any]) -> list[str]:

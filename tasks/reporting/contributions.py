@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitfuse.storage.shards import Rows, read_batches, verified_path
+from logitfuse.tasks.reporting.winners import Winners
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 
 def fusion_facts(run: Run) -> dict[str, Any]:
-    """Return the sources' shares of the documents, overall and per domain, and how much of the text is served."""
+    """Return the sources' shares of the documents, who won how many positions where, and how much is served."""
     labels = list(run.teachers)
     weights: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(labels)))
     documents: dict[str, int] = defaultdict(int)
     records = [run.record(unit) for unit in run.units("fuse") if unit.source is None]  # not those of one source each
-    for domain, weights_S in (row for record in records for row in _documents(run, record)):
+    winners = Winners(labels)
+    for domain, weights_S in (row for record in records for row in _documents(run, record, winners)):
         weights[domain] += weights_S
         documents[domain] += 1
     return {
@@ -34,6 +36,7 @@ def fusion_facts(run: Run) -> dict[str, Any]:
             domain: {"documents": documents[domain], "weights": _shares(labels, weights[domain])}
             for domain in sorted(weights)
         },
+        "winners": winners.facts(),
         **_served(records),
         **_held_back(records),
         "documents": sum(record.counts["documents"] for record in records),
@@ -74,12 +77,13 @@ def _shares(labels: list[str], weights_S: np.ndarray) -> dict[str, float]:
     return {label: float(w / total) if total else 0.0 for label, w in zip(labels, weights_S, strict=True)}
 
 
-def _documents(run: Run, record: Record) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield domain and weights [S] of each document of a fused shard; its chunks all carry the same."""
+def _documents(run: Run, record: Record, winners: Winners) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield domain and weights [S] of each document of a fused shard, the same in all its chunks; count winners."""
     before = None
-    for batch in read_batches(verified_path(run.store, record), ["doc_id", "domain", "weights"]):
+    for batch in read_batches(verified_path(run.store, record), ["doc_id", "domain", "winner", "weights"]):
         rows = Rows(batch)
         for row in range(len(rows)):
+            winners.add(rows.value("domain", row), rows.values("winner", row))
             if (document := rows.value("doc_id", row)) != before:
                 before = document
                 yield rows.value("domain", row), rows.values("weights", row).astype(np.float64)

@@ -39,10 +39,20 @@ def training_facts(run: Run) -> dict[str, dict[str, Any]]:
                 if "skipped" in line
             ][:MOST_SKIPPED],
             "skipped_steps": record.counts.get("skipped_steps", 0),
-            "held_out": [{"step": line["step"], **line["held_out"]} for line in lines if "held_out" in line],
+            "held_out": held_out_looks(lines),
             "curve": thinned(lines),
         }
     return found
+
+
+def held_out_looks(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each look at the held-out sample: step, tokens seen by then, nats per byte by domain and `mean`."""
+    seen, looks = 0, []
+    for line in lines:
+        seen += line["tokens"]
+        if "held_out" in line:
+            looks.append({"step": line["step"], "tokens_seen": seen, **line["held_out"]})
+    return looks
 
 
 def last_tenth(lines: list[dict[str, Any]], name: str) -> float | None:

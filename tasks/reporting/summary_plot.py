@@ -1,68 +1,70 @@
-"""A finished run in one picture, for whoever looks at it from afar: what fusing gained, and who won where."""
+"""A finished run in two pictures, for whoever looks at it from afar: the report's own plots on white."""
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from logitfuse.tasks.reporting.plots import shown_domain
+from logitfuse.tasks.reporting.curve_plots import CURVES, draw_curve, points_of
+from logitfuse.tasks.reporting.marks import shortened
+from logitfuse.tasks.reporting.palette import Palette
+from logitfuse.tasks.reporting.plots import compared_rows, domain_rows, draw_gains, drawn_domains
+from logitfuse.tasks.reporting.svg import picture, png
+from logitfuse.tasks.reporting.tables import winner_rows
 from logitfuse.tasks.results import MEAN
 
-WIDTH, INCHES_PER_DOMAIN, DOTS_PER_INCH = 10.5, 0.34, 80
-COLOURS = ("#2563a8", "#c2571a", "#3f8f4f", "#8a4fa3", "#a88a1f", "#5b6b7a")
-AGAINST = {"target": ("o", "#5b6b7a", -0.14), "control": ("D", "#2563a8", 0.14)}  # marker, colour, offset
+WIDTH, INCHES_PER_DOMAIN = 10.5, 0.36
+HOW_TO_READ = "right of 0 it is better; filled: certain, hollow: may be chance"
+STRONGEST = 0.45  # of the sources' colour, in the cell of a source that won everywhere
 
 
 def summary_plot(facts: dict[str, Any]) -> bytes:
-    """Return a PNG of a report's gains and of the sources' shares, by domain."""
-    gains = [row for row in facts["gains"] if row["role"] in AGAINST and row["percent_low"] is not None]
-    shares = {domain: told["weights"] for domain, told in facts["fusion"]["by_domain"].items()}
-    shares |= {MEAN: facts["fusion"]["weights"]}
-    domains = [*sorted({*(row["domain"] for row in gains), *shares} - {MEAN}), MEAN]
-    figure = Figure(figsize=(WIDTH, 1.3 + INCHES_PER_DOMAIN * max(len(domains), 3)), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    _draw_gains(left, gains, domains)
-    _draw_shares(right, shares, domains)
-    left.set_ylim(len(domains) - 0.5, -0.5)
-    left.set_yticks(range(len(domains)), [shown_domain(domain) for domain in domains], fontsize=9)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DOTS_PER_INCH)
-    return stream.getvalue()
+    """Return a PNG of a report's gains by domain, and of who won where."""
+    gains = compared_rows(facts)
+    domains = drawn_domains(facts) or [MEAN]
+    panels = len({row["role"] for row in gains})
+    with picture("summary") as palette:
+        figure = Figure(figsize=(WIDTH, 1.3 + INCHES_PER_DOMAIN * max(len(domains), 3)), layout="constrained")
+        axes = figure.subplots(1, panels + 1, sharey=True, squeeze=False, width_ratios=[1.0] * panels + [2.0])[0]
+        draw_gains(list(axes[:panels]), gains, domains, palette)
+        if panels:
+            axes[0].set_title(f"What fusing gained, in % of the loss\n{HOW_TO_READ}", fontsize=11, loc="left")
+        else:
+            domain_rows(axes[0], domains, palette)
+        _draw_winners(axes[-1], facts, domains, palette)
+        return png(figure)
 
 
-def _draw_gains(axes: Axes, gains: list[dict[str, Any]], domains: list[str]) -> None:
-    axes.axvline(0, color="#999999", linewidth=1)
-    for role, (marker, colour, offset) in AGAINST.items():
-        rows = [row for row in gains if row["role"] == role]
-        at = [domains.index(row["domain"]) + offset for row in rows]
-        axes.hlines(
-            at, [r["percent_low"] for r in rows], [r["percent_high"] for r in rows], color=colour, linewidth=1.6
-        )
-        if rows:
-            axes.plot([r["percent"] for r in rows], at, marker, color=colour, markersize=5, label=f"than the {role}")
-    axes.set_title("held-out loss of the fused model, % lower", fontsize=10)
-    _finish(axes)
+def training_plot(facts: dict[str, Any]) -> bytes | None:
+    """Return a PNG of the training curves of all models; None where nothing was recorded."""
+    curves = {curve: arms for curve in CURVES if (arms := points_of(facts, curve))}
+    if not curves:
+        return None
+    with picture("training") as palette:
+        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+        for axes, (curve, arms) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+            title, unit = CURVES[curve]
+            draw_curve(axes, arms, unit, palette)
+            axes.set_title(title, fontsize=11, loc="left")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        return png(figure)
 
 
-def _draw_shares(axes: Axes, shares: dict[str, dict[str, float]], domains: list[str]) -> None:
-    labels = list(dict.fromkeys(label for weights in shares.values() for label in weights))
-    at = [domains.index(domain) for domain in shares]
-    before = [0.0] * len(at)
-    for number, label in enumerate(labels):
-        percents = [100 * weights.get(label, 0.0) for weights in shares.values()]
-        axes.barh(at, percents, left=before, color=COLOURS[number % len(COLOURS)], label=label, height=0.62)
-        before = [one + other for one, other in zip(before, percents, strict=True)]
-    axes.set_title("whose predictions the fused targets are, %", fontsize=10)
-    _finish(axes)
-
-
-def _finish(axes: Axes) -> None:
-    axes.tick_params(labelsize=8)
-    axes.grid(axis="x", alpha=0.3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+def _draw_winners(axes: Axes, facts: dict[str, Any], domains: list[str], palette: Palette) -> None:
+    """Draw the shares of tokens that each source won as a heat map with its numbers."""
+    labels = list(facts["fusion"]["weights"])
+    rows = {row["domain"]: row["cells"] for row in winner_rows(facts)["by_domain"]}
+    shade = LinearSegmentedColormap.from_list("won", [palette.card, palette.source])
+    axes.grid(visible=False)
+    axes.set_title("Who won where, in % of the tokens", fontsize=11, loc="left")
+    axes.set_xticks(range(len(labels)), [shortened(label) for label in labels])
+    axes.xaxis.set_tick_params(labelcolor=palette.ink)
+    axes.set_xlim(-0.5, max(len(labels), 1) - 0.5)
+    for y, domain in enumerate(domains):
+        for x, cell in enumerate(rows.get(domain, [])):
+            colour = shade(STRONGEST * cell["share"])
+            axes.fill_between([x - 0.48, x + 0.48], y - 0.46, y + 0.46, color=colour, linewidth=0)
+            axes.text(x, y, f"{100 * cell['share']:.0f}", ha="center", va="center", color=palette.ink)

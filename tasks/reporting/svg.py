@@ -1,4 +1,4 @@
-"""Drawings as SVG inside the page: the colours follow the reader's theme, and nothing comes from outside."""
+"""Drawings: as SVG inside a page, whose colours follow the reader's theme, and as PNG for whoever looks from afar."""
 
 from __future__ import annotations
 
@@ -12,29 +12,18 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-# A drawing is made in these colours, each of which becomes one of the page's own.
-INK, FAINT, LINE = "#010203", "#010204", "#010205"
-TARGET, CONTROL, FUSED, SOURCE = "#010206", "#010207", "#010208", "#010209"
-PAPER, OTHER = "#01020a", "#01020b"
-STYLE_NAMES = {
-    INK: "--ink", FAINT: "--faint", LINE: "--line", TARGET: "--target", CONTROL: "--control", FUSED: "--fused",
-    SOURCE: "--source", PAPER: "--card", OTHER: "--other",
-}  # fmt: skip
+from logitfuse.tasks.reporting.palette import LIGHT, THEMED, Palette, themed
+
+PNG_DOTS_PER_INCH = 110
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud, and takes the page's font
     "text.parse_math": False,  # names come from users; a dollar sign in one is a dollar sign
     "font.size": 12,
-    "text.color": INK,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": FAINT,
-    "xtick.color": FAINT,
-    "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "grid.color": LINE,
     "grid.linewidth": 0.8,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
@@ -42,10 +31,27 @@ SETTINGS: dict[Any, Any] = {
 
 
 @contextmanager
-def drawing(name: str) -> Iterator[None]:
+def drawing(name: str, palette: Palette = THEMED) -> Iterator[Palette]:
     """Draw in the page's style; the same drawing gives the same bytes."""
-    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": name}):
-        yield
+    colours: dict[Any, Any] = {
+        "text.color": palette.ink,
+        "axes.edgecolor": palette.line,
+        "axes.labelcolor": palette.faint,
+        "axes.facecolor": palette.card,
+        "figure.facecolor": palette.card,
+        "xtick.color": palette.faint,
+        "ytick.color": palette.ink,
+        "grid.color": palette.line,
+    }
+    with matplotlib.rc_context({**SETTINGS, **colours, "svg.hashsalt": name}):
+        yield palette
+
+
+@contextmanager
+def picture(name: str) -> Iterator[Palette]:
+    """Draw in the same style on white."""
+    with drawing(name, LIGHT) as palette:
+        yield palette
 
 
 def inline_svg(figure: Figure, name: str, alt: str) -> str:
@@ -57,10 +63,15 @@ def inline_svg(figure: Figure, name: str, alt: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r"url\(#", f"url(#{name}-", text)
     text = re.sub(r'xlink:href="#', f'href="#{name}-', text)
-    for colour, style in STYLE_NAMES.items():
-        text = text.replace(colour, f"var({style})")
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", themed(text))
     head, body = text.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     assert box
     return f'<svg {box[0]} role="img" aria-label="{escape(alt)}">{body.strip()}'
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=PNG_DOTS_PER_INCH)
+    return stream.getvalue()

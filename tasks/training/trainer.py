@@ -108,9 +108,9 @@ class Trainer:
             watch.close()
 
     def _looked_at(self, line: dict[str, Any]) -> dict[str, Any]:
-        """Add how the model now predicts the held-out sample, where its turn has come."""
+        """Add how the model now predicts the held-out sample, where its turn has come, and at the end."""
         every = self.config.watch.evaluate_every_steps
-        if self.held_out is None or not every or line["step"] % every:
+        if self.held_out is None or not every or (line["step"] % every and line["step"] < len(self.plan)):
             return line
         return {**line, "held_out": self.held_out.nats_per_byte(self.objective)}
 

@@ -307,6 +307,6 @@ def test_several_processes_look_together_and_train_the_same(run, sample, sharded
         run_training(config, processes=2, device="cpu", log=lambda line: None)
     assert weights(plain) == weights(looked)
     found, wanted = ([line.get("held_out") for line in read_metrics(c.metrics)] for c in (looked, alone))
-    assert [bool(look) for look in found] == [False, True, False, True, False]
+    assert [bool(look) for look in found] == [False, True, False, True, True]  # the last step always
     for left, right in zip(found, wanted, strict=True):
         assert left == (right and pytest.approx(right, rel=1e-3))

@@ -1,0 +1,73 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from logitfuse.tasks.reporting.comparison import in_percent
+
+MISSING = "–"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a number, or a dash where there is none."""
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def score(value: float | None) -> str:
+    """Write a score between 0 and 1 in %."""
+    return MISSING if value is None else f"{100 * value:.1f}"
+
+
+def signed(value: float | None) -> str:
+    """Write a difference of scores in percentage points."""
+    return MISSING if value is None else f"{100 * value:+.1f}"
+
+
+def percent(value: float | None) -> str:
+    """Write a share as a percentage; only nothing is 0% and only all is 100%."""
+    if value is None:
+        return MISSING
+    if 0 < value < 0.01 or 0.99 < value < 1:
+        return f"{min(max(100 * value, 0.1), 99.9):.1f}%"
+    return f"{100 * value:.0f}%"
+
+
+def change(value: float) -> str:
+    """Write by how many percent a loss is lower (above 0) or higher."""
+    return f"{in_percent(value)} {'lower' if value >= 0 else 'higher'}"
+
+
+def span(low: float, high: float) -> str:
+    """Write the interval of a gain: as sizes where its direction is certain, with signs where it is not."""
+    if low * high > 0:
+        return " to ".join(in_percent(value) for value in sorted((low, high), key=abs))
+    return f"from {in_percent(low)} higher to {in_percent(high)} lower"
+
+
+def places(first: int, last: int | None) -> str:
+    """Write how many tokens had been read."""
+    return f"{first:,} or more" if last is None else f"{first:,} to {last:,}"
+
+
+def day(moment: str) -> str:
+    """Write the day of an ISO time."""
+    made = datetime.fromisoformat(moment)
+    return f"{made.day} {made:%B %Y}"
+
+
+def size(count: float) -> str:
+    """Write bytes for people."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Write a time for people."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:,.1f} h"

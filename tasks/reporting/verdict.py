@@ -1,0 +1,121 @@
+"""The answer that a report begins with: did it work, by how much, is it certain, and at what cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from logitfuse.tasks.reporting.comparison import ENOUGH_DOCUMENTS, pick
+from logitfuse.tasks.reporting.formats import change, duration, percent, size, span
+from logitfuse.tasks.results import MEAN
+
+ROUGH = 30  # held-out documents; below, an interval by resampling them is rough
+UNKNOWN = "Not known"
+Card = dict[str, Any]
+
+
+def compared(facts: dict[str, Any], role: str) -> dict[str, Any] | None:
+    """Return how the fused model compares with another over all held-out text; None where that was not measured."""
+    row = pick(facts["gains"], role=role, domain=MEAN)
+    return row if row is not None and row["percent"] is not None else None
+
+
+def answer(facts: dict[str, Any]) -> str:
+    """Return one sentence that says whether fusing paid, and by how much."""
+    control, target = compared(facts, "control"), compared(facts, "target")
+    sources = "sources" if not facts["fusion"].get("shuffled") else "shuffled sources"
+    if control is not None:
+        without = f"{change(control['percent'])} loss than the same training without the {sources}"
+        return {
+            "better": f"Fusing paid: {without}.",
+            "worse": f"Fusing did not pay: {without}.",
+            "unclear": f"No gain shown: {without}, which may be chance.",
+        }[control["verdict"]]
+    if target is None:
+        return "Whether it worked is not known: no text was held out to judge by."
+    after = f"{change(target['percent'])} loss than before"
+    if target["verdict"] == "better":
+        return f"Better than before: {after}. Whether thanks to the {sources} was not measured."
+    return f"{'Worse than before' if target['verdict'] == 'worse' else 'No change shown'}: {after}."
+
+
+def cards(facts: dict[str, Any]) -> list[Card]:
+    """Return the four answers at the top: question, answer, notes, tone, and the interval that is drawn, if any."""
+    control, target = compared(facts, "control"), compared(facts, "target")
+    main = control or target
+    return [_worked(control, target), _by_how_much(main, target), _certain(facts, main), _cost(facts)]
+
+
+def _worked(control: dict[str, Any] | None, target: dict[str, Any] | None) -> Card:
+    card: Card = {"question": "Did it work?", "answer": UNKNOWN, "tone": "unclear", "notes": []}
+    if control is None:
+        why = "There is no control: nothing tells the sources' part from that of more training on this text."
+        return card | {"notes": [why if target else "There is no held-out text to judge by."]}
+    found = {
+        "better": ("Yes", "better than its control"),
+        "worse": ("No", "worse than its control"),
+        "unclear": ("Not shown", "no different from its control, as far as this text can tell"),
+    }
+    said, note = found[control["verdict"]]
+    return card | {
+        "answer": said,
+        "tone": control["verdict"],
+        "notes": [f"The fused model is {note}, which saw the same text without the sources."],
+    }
+
+
+def _by_how_much(main: dict[str, Any] | None, target: dict[str, Any] | None) -> Card:
+    card: Card = {"question": "By how much?", "answer": UNKNOWN, "tone": "unclear", "notes": []}
+    if main is None:
+        return card
+    notes = [f"loss than {'the control' if main['role'] == 'control' else 'before'}"]
+    if target is not None and target is not main:
+        reach = span(target["percent_low"], target["percent_high"])
+        notes.append(f"and {change(target['percent'])} than before ({reach})")
+    return card | {"answer": change(main["percent"]), "tone": main["verdict"], "notes": notes}
+
+
+def _certain(facts: dict[str, Any], main: dict[str, Any] | None) -> Card:
+    card: Card = {"question": "Is that certain?", "answer": UNKNOWN, "tone": "", "notes": []}
+    if main is None:
+        return card
+    documents = max((row["documents"] for row in facts["results"] if row["domain"] == MEAN), default=0)
+    if main["verdict"] == "unclear":
+        said = "No, may be chance" if documents >= ENOUGH_DOCUMENTS else "No, too little text"
+    else:
+        said = "Yes, at 95%" if documents >= ROUGH else "Roughly"
+    notes = [
+        f"95% interval: {span(main['percent_low'], main['percent_high'])}",
+        f"by {documents:,} held-out documents, for this one training",
+    ]
+    if domains := _domains(facts, main["role"]):
+        notes.append(domains)
+    return card | {"answer": said, "notes": notes, "interval": interval(main)}
+
+
+def _domains(facts: dict[str, Any], role: str) -> str:
+    """Say in how many domains the fused model is better or worse for certain."""
+    verdicts = [row["verdict"] for row in facts["gains"] if row["role"] == role and row["domain"] != MEAN]
+    if len(verdicts) < 2:
+        return ""
+    told = [f"{verdicts.count(word)} {word}" for word in ("better", "worse", "unclear") if word in verdicts]
+    return f"of {len(verdicts)} domains: {', '.join(told)}"
+
+
+def interval(row: dict[str, Any]) -> dict[str, float]:
+    """Return where an interval, its middle and zero lie on a line from 0 to 100."""
+    low, value, high = row["percent_low"], row["percent"], row["percent_high"]
+    left, right = min(low, 0.0), max(high, 0.0)
+    width = (right - left) or 1.0
+    left, width = left - 0.08 * width, 1.16 * width
+    return {name: 100 * (at - left) / width for name, at in (("low", low), ("at", value), ("high", high), ("zero", 0))}
+
+
+def _cost(facts: dict[str, Any]) -> Card:
+    fusion = facts["fusion"]
+    notes = [
+        f"of work and {size(facts['bytes'])} on disk, for {fusion['positions']:,} tokens",
+        f"{percent(fusion['served_share'])} of them had a fused prediction",
+    ]
+    if "held_back_share" in fusion:
+        notes.append(f"{percent(fusion['held_back_share'])} were held back, where no source is better than the target")
+    return {"question": "At what cost?", "answer": duration(facts["seconds"]), "tone": "", "notes": notes}
