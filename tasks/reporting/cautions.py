@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from logitfuse.tasks.reporting.comparison import in_percent, pick
+from logitfuse.tasks.reporting.headline import listed
 from logitfuse.tasks.results import MEAN
 
 FEW_DOCUMENTS = 30
@@ -14,7 +15,7 @@ MUCH_BEYOND_CONTEXT = 0.01
 CONTROL = "the control, which saw the same text without the sources"
 NO_CONTROL = "There is no control: what is due to the sources and what to more training on this text is not known."
 # What is the answer itself stands where answers do; what is serious may turn it round.
-WEIGHTS = ANSWER, SERIOUS, CARE, NOTE = "answer", "serious", "care", "note"
+WEIGHTS = SERIOUS, ANSWER, CARE, NOTE = "serious", "answer", "care", "note"
 
 
 class Caution(NamedTuple):
@@ -33,9 +34,9 @@ def weighed(facts: dict[str, Any]) -> list[Caution]:
     """Return the warnings with their weight, the gravest first."""
     found = [
         *_of(SERIOUS, _control_of_regularisation(facts)),
-        *_of(ANSWER if has_control(facts) else SERIOUS, _compared(facts, "control", CONTROL)),
-        *_of(SERIOUS, _compared(facts, "target", "the target as it came")),
         *_of(SERIOUS, cautions_of_headroom(facts)),
+        *_of(SERIOUS, _compared(facts, "target", "the target as it came")),
+        *_of(ANSWER if has_control(facts) else SERIOUS, _compared(facts, "control", CONTROL)),
         *_of(CARE, _worse_domains(facts)),
         *_of(CARE, _left_out(facts)),
         *_of(CARE, _fusion(facts)),
@@ -120,11 +121,9 @@ def _left_out(facts: dict[str, Any]) -> list[str]:
 
 def _fusion(facts: dict[str, Any]) -> list[str]:
     fusion = facts["fusion"]
-    found = [
-        f"{label} is never used: another source predicts every document better."
-        for label, share in fusion["weights"].items()
-        if share == 0 and len(fusion["weights"]) > 1
-    ]
+    unused = [label for label, share in fusion["weights"].items() if share == 0 and len(fusion["weights"]) > 1]
+    are = "is" if len(unused) == 1 else "are"
+    found = [f"{listed(unused)} {are} never used: another source predicts every document better."] if unused else []
     if fusion["served_share"] < LITTLE_SERVED:
         found.append(
             f"Only {fusion['served_share']:.0%} of the positions have a fused prediction; the others learn from the "

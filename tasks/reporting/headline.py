@@ -7,6 +7,8 @@ from typing import Any
 from logitfuse.tasks.reporting.comparison import in_percent, pick
 from logitfuse.tasks.results import MEAN
 
+MOST_NAMED = 5  # sources in a sentence
+
 
 def headline(facts: dict[str, Any]) -> str:
     """Return one sentence: what was fused into what, and what that gained."""
@@ -15,7 +17,10 @@ def headline(facts: dict[str, Any]) -> str:
 
 def what(facts: dict[str, Any]) -> str:
     """Say which models were fused into which."""
-    sources = listed(facts["sources"]) or "what it had predicted itself"
+    named = facts["sources"]
+    if len(named) > MOST_NAMED:
+        named = [*named[: MOST_NAMED - 1], f"{len(named) - MOST_NAMED + 1} more"]
+    sources = listed(named) or "what it had predicted itself"
     other = " on other documents, as a control" if facts["fusion"].get("shuffled") else ""
     return f"{facts['target']} learned from {sources}{other}."
 

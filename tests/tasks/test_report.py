@@ -1,16 +1,18 @@
 """The report: its facts on a tiny finished run, and the page on facts made by hand."""
 
-import copy
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paper_models
+import pyarrow.parquet as pq
 import pytest
 from done_runs import done_run
+from report_facts import compared, handmade
 
 from logitfuse.tasks.execute import do_unit
 from logitfuse.tasks.report import READS, report_page
@@ -18,57 +20,16 @@ from logitfuse.tasks.reporting.cautions import cautions
 from logitfuse.tasks.reporting.comparison import gain
 from logitfuse.tasks.reporting.curves import last_tenth, thinned
 from logitfuse.tasks.reporting.facts import finite
-from logitfuse.tasks.reporting.page import page, span
+from logitfuse.tasks.reporting.formats import span
+from logitfuse.tasks.reporting.page import page
+from logitfuse.tasks.reporting.tables import winner_rows
+from logitfuse.tasks.reporting.winners import PLACES
 from logitfuse.tasks.results import MEAN
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.stages import STAGES
 from logitfuse.tasks.unit import Unit
 
-ROLES = {"small": "target", "big": "source", "control": "control", "fused": "fused"}
 EVIL = "<script>alert('$x$ & _y')</script>"
-
-
-def compared(model: str, domain: str, percent: float) -> dict[str, Any]:
-    verdict = "better" if percent > 0.5 else "worse" if percent < -0.5 else "unclear"
-    low, high = percent - 0.5, percent + 0.5
-    return {
-        "against": model, "role": ROLES[model], "domain": domain, "verdict": verdict,
-        "nats_per_byte": percent / 100, "low": low / 100, "high": high / 100,
-        "percent": percent, "percent_low": low, "percent_high": high,
-    }  # fmt: skip
-
-
-def handmade() -> dict[str, Any]:
-    """Facts of a run that went well, with everything in them."""
-    domains = ["code", "prose", MEAN]
-    served = {"positions": 1000, "served_share": 0.9, "mass_kept": 0.8}
-    curve = [{"step": s, "tokens_seen": 100 * s, "clm_loss": 3.0 - s / 10, "fusion_loss": 2.0} for s in range(1, 9)]
-    arm = {"steps": 8, "tokens": 800, "settings": {}, "clm_loss": 2.2, "fusion_loss": 2.0, "tokens_per_s": 50.0,
-           "curve": curve}  # fmt: skip
-    facts: dict[str, Any] = {
-        "format": 1, "run": "try", "made": "2026-01-02T03:04:05+00:00", "target": "small", "sources": ["big"],
-        "target_is_source": True,
-        "corpus": {"source": "text.jsonl", "evaluated_on": "validation", "splits": {"train": 9}},
-        "results": [
-            {"model": m, "role": r, "domain": d, "documents": 40, "nats_per_byte": 0.8 + i / 10,
-             "low": 0.7, "high": 1.2}
-            for i, (m, r) in enumerate(ROLES.items()) for d in domains
-        ],
-        "gains": [compared(m, d, p) for m, p in (("small", 3.0), ("big", 1.0), ("control", 2.0)) for d in domains],
-        "fusion": {"rule": "min_ce", "weights": {"small": 0.25, "big": 0.75}, "documents": 40, **served,
-                   "by_domain": {"code": {"documents": 40, "weights": {"small": 0.25, "big": 0.75}}}},
-        "alignment": {name: {**served, "beyond_context_share": 0.0} for name in ("small", "big")},
-        "training": {"fused": arm, "control": copy.deepcopy(arm)},
-        "stages": [{"stage": "capture", "source": "big", "units": 3, "seconds": 70.0, "bytes": 2_000_000}],
-        "seconds": 70.0, "bytes": 2_000_000,
-        "recipe": {"name": "try", "corpus": {"source": "text.jsonl"}},
-        "fingerprints": {
-            "models": {n: {"model": n, "revision": None, "weights": "sha256:1", "tokenizer": "sha256:2"}
-                       for n in ("small", "big")},
-            "corpus": ["sha256:3"], "fused": ["sha256:4"], "trained": {"fused": "sha256:5"}, "versions": {"torch": "2"},
-        },
-    }  # fmt: skip
-    return facts
 
 
 def shown(facts: dict[str, Any]) -> str:
@@ -100,7 +61,8 @@ def test_warnings_say_what_is_wrong(change: Any, said: str) -> None:
     change(facts)
     found = cautions(facts)
     assert any(said in warning for warning in found), found
-    assert "Before you believe it" in shown(facts)
+    known = "control, which" in found[0]  # that is the answer, and stands where answers do
+    assert ("Before you believe it" in shown(facts)) != known
 
 
 class Outline(HTMLParser):
@@ -126,12 +88,12 @@ def test_the_page_stands_alone() -> None:
     text = shown(handmade())
     outline = Outline(text)
     assert not {"script", "link", "img", "iframe", "object"} & set(outline.tags)
-    assert all(link.startswith("#") for link in outline.links) and "http" not in text
+    assert all(link.startswith("#") for link in outline.links) and "://" not in text
     assert "@import" not in text and set(re.findall(r"url\((.)", text)) <= {"#"}
     assert len(outline.ids) == len(set(outline.ids)), "drawings share a page, so their ids must differ"
     assert {link[1:] for link in outline.links} <= set(outline.ids)
-    assert outline.tags.count("svg") == 4
-    assert len(re.findall(r'<svg viewBox="[^"]+" role="img" aria-label="[^"]+">', text)) == 4
+    assert outline.tags.count("svg") == 5
+    assert len(re.findall(r'<svg viewBox="[^"]+" role="img" aria-label="[^"]+">', text)) == 5
     assert "#0102" not in text, "every colour of a drawing must follow the theme"
     assert text == shown(handmade()), "the same facts give the same bytes"
 
@@ -165,8 +127,10 @@ def test_without_control_with_one_source_and_with_nothing_to_compare() -> None:
 def test_many_sources_and_domains_fit() -> None:
     facts = handmade()
     rows = [{**facts["results"][0], "model": f"source-{n}", "role": "source"} for n in range(9)]
+    facts["gains"] += [compared("control", f"domain {d}", 1.0) for d in range(30)]
     facts["results"] += [{**row, "domain": f"domain {d}"} for row in rows for d in range(30)]
-    assert "source-8" in shown(facts)
+    text = shown(facts)
+    assert "source-8" in text and ">domain 29<" in text and "the table has all" in text
 
 
 def test_a_gain_is_paired_by_document() -> None:
@@ -223,7 +187,8 @@ def test_the_report_of_a_run(run: Run) -> None:
     assert facts["recipe"]["name"] == "paper-in-small" and "execution" not in facts["recipe"]
     assert {"tiny-llama", "tiny-mpt"} == set(facts["fingerprints"]["models"])
     text = (folder / "report.html").read_text()
-    assert text.count("<svg") == 4 and "paper-in-small" in text
+    assert text.count("<svg") == 5 and "paper-in-small" in text
+    check_winners(run, facts)
 
 
 def check_sums(run: Run, facts: dict[str, Any]) -> None:
@@ -240,6 +205,27 @@ def check_sums(run: Run, facts: dict[str, Any]) -> None:
     for arm in ("fused", "control"):
         told = facts["training"][arm]
         assert told["curve"][-1] | {"step": told["steps"], "tokens_seen": told["tokens"]} == told["curve"][-1]
+
+
+def check_winners(run: Run, facts: dict[str, Any]) -> None:
+    """Who won where is what the fused shards say, position by position."""
+    labels, domains, places = list(run.teachers), Counter[Any](), Counter[Any]()
+    for unit in run.units("fuse"):
+        for row in pq.read_table(run.store.file(run.record(unit), run.record(unit).files[0])).to_pylist():
+            for position, winner in enumerate(row["winner"]):
+                who = labels[winner] if winner >= 0 else None
+                domains[row["domain"], who] += 1
+                places[max(first for first in PLACES if first <= position), who] += 1
+    told = facts["fusion"]["winners"]
+    by_domain = [(domain, row) for domain, row in told["by_domain"].items()]
+    by_place = [(row["from"], row) for row in told["by_place"]]
+    for rows, counted in ((by_domain, domains), (by_place, places)):
+        assert {(n, w): c for n, row in rows for w, c in [(None, row["unserved"]), *row["won"].items()] if c} == counted
+        assert sum(row["positions"] for _, row in rows) == facts["fusion"]["positions"]
+    served = sum(sum(row["won"].values()) for row in told["by_domain"].values())
+    assert served == sum(run.record(unit).counts["served"] for unit in run.units("fuse"))
+    share = sum(count for (_, who), count in domains.items() if who == labels[0]) / facts["fusion"]["positions"]
+    assert winner_rows(facts)["by_domain"][0]["cells"][0]["share"] == pytest.approx(share)
 
 
 @pytest.mark.models

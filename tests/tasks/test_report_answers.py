@@ -1,0 +1,132 @@
+"""What a report says first: whether fusing paid, by how much, whether that is certain; and its tables."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from report_facts import compared, handmade
+
+from logitfuse.tasks.reporting.cautions import cautions, weighed
+from logitfuse.tasks.reporting.curve_plots import curve_plot
+from logitfuse.tasks.reporting.curves import held_out_looks
+from logitfuse.tasks.reporting.formats import change, day, percent, places
+from logitfuse.tasks.reporting.marks import models_of
+from logitfuse.tasks.reporting.page import page
+from logitfuse.tasks.reporting.tables import cost_rows, result_table, source_rows, winner_rows
+from logitfuse.tasks.reporting.verdict import answer, cards, interval
+from logitfuse.tasks.reporting.winners import PLACES, Winners
+from logitfuse.tasks.results import MEAN
+
+
+def against(control: float | None, target: float | None = 3.0, documents: int = 40) -> dict[str, Any]:
+    """Return facts in which the fused model is so many percent better over all text."""
+    facts = handmade()
+    told = {"control": control, "small": target}
+    facts["gains"] = [compared(model, MEAN, value) for model, value in told.items() if value is not None]
+    for row in facts["results"]:
+        row["documents"] = documents
+    return facts
+
+
+@pytest.mark.parametrize(
+    ("facts", "said", "worked", "certain"),
+    [
+        (against(2.0), "Fusing paid: 2.0% lower loss than the same training", "Yes", "Yes, at 95%"),
+        (against(2.0, documents=9), "Fusing paid: 2.0% lower loss", "Yes", "Roughly"),
+        (against(-2.0), "Fusing did not pay: 2.0% higher loss than the same training", "No", "Yes, at 95%"),
+        (against(0.2), "No gain shown: 0.20% lower loss", "Not shown", "No, may be chance"),
+        (against(0.2, documents=3), "No gain shown", "Not shown", "No, too little text"),
+        (against(None), "Better than before: 3.0% lower loss than before. Whether thanks", "Not known", "Yes, at 95%"),
+        (against(None, -3.0), "Worse than before: 3.0% higher loss than before.", "Not known", "Yes, at 95%"),
+        (against(None, 0.1), "No change shown", "Not known", "No, may be chance"),
+        (against(None, None), "not known: no text was held out", "Not known", "Not known"),
+    ],
+)
+def test_the_answer_comes_first(facts: dict[str, Any], said: str, worked: str, certain: str) -> None:
+    assert said in answer(facts)
+    first, much, sure, cost = cards(facts)
+    assert (first["answer"], sure["answer"]) == (worked, certain)
+    assert much["answer"] in answer(facts) or much["answer"] == "Not known"
+    assert cost["answer"] == "2.3 min" and "90% of them had a fused prediction" in cost["notes"]
+
+
+def test_shuffled_sources_are_named_as_such() -> None:
+    facts = against(2.0)
+    facts["fusion"]["shuffled"] = True
+    assert "without the shuffled sources" in answer(facts)
+
+
+def test_an_interval_is_drawn_where_it_is() -> None:
+    left_of_zero = interval(compared("control", MEAN, -2.0))
+    assert left_of_zero["low"] < left_of_zero["at"] < left_of_zero["high"] < left_of_zero["zero"]
+    unclear = interval(compared("control", MEAN, 0.2))
+    assert 0 < unclear["low"] < unclear["zero"] < unclear["high"] < 100
+
+
+def test_warnings_come_by_weight() -> None:
+    facts = against(-2.0, target=-1.0, documents=9)
+    facts["alignment"]["big"]["mass_kept"] = 0.3
+    found = weighed(facts)
+    assert [caution.weight for caution in found] == ["serious", "serious", "answer", "care", "note"]
+    assert cautions(facts) == [caution.text for caution in found]
+    shown = page(facts)
+    places = [shown.index(f'<li class="{weight}">') for weight in ("serious", "care", "note")]
+    assert places == sorted(places) and '<li class="answer">' not in shown
+
+
+def test_winners_are_counted_by_domain_and_place() -> None:
+    rng = np.random.default_rng(0)
+    rows = [(domain, rng.integers(-1, 2, size).astype(np.int32)) for domain in "ab" for size in (0, 5, 8, 40, 3000)]
+    winners = Winners(["one", "two"])
+    for domain, winner_T in rows:
+        winners.add(domain, winner_T)
+    told = winners.facts()
+    for domain, row in told["by_domain"].items():
+        every = np.concatenate([winner_T for name, winner_T in rows if name == domain])
+        assert row == {
+            "positions": len(every), "unserved": int((every == -1).sum()),
+            "won": {"one": int((every == 0).sum()), "two": int((every == 1).sum())},
+        }  # fmt: skip
+    assert [row["from"] for row in told["by_place"]] == list(PLACES) and told["by_place"][-1]["to"] is None
+    assert told["by_place"][0]["positions"] == 2 * (5 + 8 + 8 + 8) and told["by_place"][0]["to"] == 7
+    assert Winners(["one"]).facts() == {"by_domain": {}, "by_place": []}
+
+
+def test_the_heat_map_shows_the_counts() -> None:
+    facts = handmade()
+    rows = winner_rows(facts)
+    assert [row["domain"] for row in rows["by_domain"]] == [MEAN, "code"] and rows["unserved"] == 100
+    assert [cell["share"] for cell in rows["by_domain"][1]["cells"]] == [0.225, 0.675]
+    text = page(facts)
+    assert "--share: 67.5%" in text and "weight 75%" in text and ">nobody<" in text and "8 or more" in text
+    assert text.index("<h1>") < text.index("Did it work?") < text.index("<section"), "the answer comes first"
+
+
+def test_every_table_has_its_rows() -> None:
+    facts = handmade()
+    first, *others = result_table(facts)
+    assert first["domain"] == MEAN and [row["domain"] for row in others] == ["code", "prose"]
+    assert [gain["role"] for gain in first["gains"] if gain] == ["control", "target"]
+    assert [model["role"] for model in models_of(facts["results"])] == ["fused", "control", "target", "source"]
+    assert [row["name"] for row in source_rows(facts)] == ["small", "big", ""]
+    assert [row["ahead"] for row in source_rows(facts)] == [None, 0.25, 0.25]
+    (capture,) = cost_rows(facts["stages"])
+    assert (capture["units"], capture["seconds"], capture["bytes"]) == (6, 140.0, 4_000_000)
+    assert [part["source"] for part in capture["parts"]] == ["small", "big"]
+
+
+def test_looks_at_held_out_text_stand_at_the_tokens_seen_by_then() -> None:
+    lines = [{"step": step, "tokens": 10} | ({"held_out": {"mean": 0.5}} if step == 2 else {}) for step in (1, 2, 3)]
+    assert held_out_looks(lines) == [{"step": 2, "tokens_seen": 20, "mean": 0.5}]
+    facts = handmade()
+    assert "Loss on held-out text while training, nats per byte: fused ends at 0.720" in curve_plot(facts, "held_out")
+    for told in facts["training"].values():
+        told["held_out"] = [{"step": 4, "tokens_seen": 400, "mean": None}]
+    assert curve_plot(facts, "held_out") == ""
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert (change(0.5), change(-2.25)) == ("0.50% lower", "2.2% higher")
+    assert (percent(0.9999), percent(0.0001), percent(1.0), percent(0.0)) == ("99.9%", "0.1%", "100%", "0%")
+    assert (places(8, 31), places(2048, None)) == ("8 to 31", "2,048 or more")
+    assert day("2026-01-02T03:04:05+00:00") == "2 January 2026"
