@@ -148,14 +148,11 @@ def _few_documents(facts: dict[str, Any]) -> list[Caution]:
     """Warn of few documents: of all together it concerns the answer, of a domain only its row."""
     counts = {row["domain"]: row["documents"] for row in facts["results"]}
     few = [f"{domain} ({n})" for domain, n in counts.items() if n < FEW_DOCUMENTS and domain != MEAN]
-    found = []
-    if few:
-        text = f"Fewer than {FEW_DOCUMENTS} held-out documents, so take the intervals as rough: {', '.join(few)}."
-        found.append(Caution(NOTE, text))
     if counts.get(MEAN, FEW_DOCUMENTS) < FEW_DOCUMENTS:
         text = f"All domains together have {counts[MEAN]} held-out documents, so take every interval as rough."
-        found.append(Caution(SERIOUS, text))
-    return found
+        return [Caution(SERIOUS, text)]
+    text = f"Fewer than {FEW_DOCUMENTS} held-out documents, so take the intervals as rough: {', '.join(few)}."
+    return [Caution(NOTE, text)] if few else []
 
 
 def _quarantined(facts: dict[str, Any]) -> list[str]:

@@ -51,15 +51,15 @@ def _worked(control: dict[str, Any] | None, target: dict[str, Any] | None) -> Ca
         why = "There is no control: nothing tells the sources' part from that of more training on this text."
         return card | {"notes": [why if target else "There is no held-out text to judge by."]}
     found = {
-        "better": ("Yes", "better than its control"),
-        "worse": ("No", "worse than its control"),
-        "unclear": ("Not shown", "no different from its control, as far as this text can tell"),
+        "better": ("Yes", "The fused model is better than its control"),
+        "worse": ("No", "The fused model is worse than its control"),
+        "unclear": ("Not shown", "As far as this text can tell, the fused model is no different from its control"),
     }
     said, note = found[control["verdict"]]
     return card | {
         "answer": said,
         "tone": control["verdict"],
-        "notes": [f"The fused model is {note}, which saw the same text without the sources."],
+        "notes": [f"{note}: the same training without the sources."],
     }
 
 

@@ -64,14 +64,24 @@ def test_an_interval_is_drawn_where_it_is() -> None:
 
 
 def test_warnings_come_by_weight() -> None:
-    facts = against(-2.0, target=-1.0, documents=9)
+    facts = against(-2.0, target=-1.0)
     facts["alignment"]["big"]["mass_kept"] = 0.3
+    facts["headroom"]["warnings"] = ["The targets are worse than the student."]
+    for row in facts["results"]:
+        row["documents"] = 5 if row["domain"] == "code" else 40
     found = weighed(facts)
     assert [caution.weight for caution in found] == ["serious", "serious", "answer", "care", "note"]
     assert cautions(facts) == [caution.text for caution in found]
     shown = page(facts)
     places = [shown.index(f'<li class="{weight}">') for weight in ("serious", "care", "note")]
     assert places == sorted(places) and '<li class="answer">' not in shown
+
+
+def test_few_documents_are_said_once() -> None:
+    found = weighed(against(2.0, documents=9))
+    assert [(caution.weight, caution.text[:33]) for caution in found] == [
+        ("serious", "All domains together have 9 held-")
+    ]
 
 
 def test_winners_are_counted_by_domain_and_place() -> None:
