@@ -68,6 +68,7 @@ def test_it_fits_asks_nobody_and_complains_of_nothing(
     dark = shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 21, 27)"
     assert dark == (scheme == "dark")
     if pictures := os.environ.get("BROWSER_PICTURES"):
+        Path(pictures).mkdir(parents=True, exist_ok=True)
         shown.screenshot(path=f"{pictures}/report-{facts.__name__}-{width}-{scheme}.png", full_page=True)
     shown.close()
 
