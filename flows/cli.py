@@ -16,6 +16,7 @@ from logitfuse.flows.audit import audit
 from logitfuse.flows.convert import convert
 from logitfuse.flows.deploy import deploy
 from logitfuse.flows.evaluate import evaluate
+from logitfuse.flows.inspect import inspect
 from logitfuse.flows.push import push
 from logitfuse.flows.show import bars, console, errors, results_table, status_table, warn_of_code
 from logitfuse.flows.stopping import Stopped, stoppable
@@ -152,6 +153,7 @@ app.command()(alignment)
 app.command()(verify)
 app.command()(convert)
 app.command()(audit)
+app.command()(inspect)
 app.command()(push)
 app.command()(evaluate)
 app.command()(worker_config)

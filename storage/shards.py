@@ -74,19 +74,22 @@ def _verified(store: Store, record: Record, file: StoredFile, checksum: Callable
     return path
 
 
-def read_batches(path: Path, columns: Sequence[str] | None, rows: int = 64) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    path: Path, columns: Sequence[str] | None, rows: int = 64, groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Yield record batches of at most `rows` rows; memory does not grow with the shard.
 
-    A capture shard in the compact form reads as a plain one.
+    A capture shard in the compact form reads as a plain one. `groups`: only these row groups, None for all.
     """
     try:
         with pq.ParquetFile(path) as file:
             check_batches(file.metadata, rows, str(path))
             k = most_kept(file.schema_arrow, str(path))
             if k is None:
-                yield from file.iter_batches(batch_size=rows, columns=list(columns) if columns else None)
+                names = list(columns) if columns else None
+                yield from file.iter_batches(batch_size=rows, row_groups=groups, columns=names)
             else:
-                yield from read_compact_batches(file, k, columns, rows)
+                yield from read_compact_batches(file, k, columns, rows, groups)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file system's, not the file's
@@ -115,11 +118,12 @@ def read_together(
         if all(batch is done for batch in batches):
             return
         for name, batch in zip(names[1:], batches[1:], strict=True):
-            _check_same_rows(names[0], batches[0], name, batch, done)
+            check_same_rows(names[0], batches[0], name, batch, done)
         yield dict(zip(names, batches, strict=True))
 
 
-def _check_same_rows(first: str, left: object, second: str, right: object, done: object) -> None:
+def check_same_rows(first: str, left: object, second: str, right: object, done: object = None) -> None:
+    """Raise `ShardMismatch` unless two batches hold the same chunks of text; `done` stands for no batch."""
     if left is done or right is done:
         raise ShardMismatch(f"{first} and {second} do not hold the same number of chunks. Rerun the older one's stage.")
     assert isinstance(left, pa.RecordBatch) and isinstance(right, pa.RecordBatch)

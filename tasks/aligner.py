@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from logitfuse.kernels.alignment import ALIGNMENTS, Side, Spelling, VocabularyPair, one_to_one, read_side
 from logitfuse.kernels.conditioning import Conditional, condition
 from logitfuse.kernels.projection import project, project_logits
-from logitfuse.kernels.sparse import log_softmax_rows, rectangle, row_sums, to_half_precision
+from logitfuse.kernels.sparse import Sparse, log_softmax_rows, rectangle, row_sums, to_half_precision
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.offsets import list_offsets
 from logitfuse.storage.schemas import FLOATS, IDS
@@ -70,6 +70,18 @@ class Carried(NamedTuple):
         }
 
 
+class Becomes(NamedTuple):
+    """What each token that a source keeps gives to target ids, at the N target positions that one of its own matches.
+
+    Token k of the n-th of them is row n·K + k of `given`; nothing small is left out of it, and nothing put together.
+    """
+
+    served: NDArray[np.int64]  # [N] target positions
+    rows: NDArray[np.int64]  # [N] the captured row that matches each
+    kept: int  # K
+    given: Sparse
+
+
 class Aligner:
     """Aligns chunks of one source with the target; what depends on the two vocabularies alone is worked out once."""
 
@@ -106,6 +118,19 @@ class Aligner:
         identity = {name: batches["target"].column(name) for name in IDENTITY_COLUMNS}
         columns = {"source_position": _lists(target.position_offsets, position_T, IDS)}
         return identity | columns | rows.columns(target.position_offsets), _counted(batches, serving_T, rows, served_T)
+
+    def becomes(self, batches: Batches) -> Becomes:
+        """Return what `align` adds up, token by token; of probabilities, not of logits."""
+        source, target = self.sides(batches)
+        serving_T = self.serving(source, target)
+        ids_PK, probs_PK, _ = self._captured(batches["capture"])
+        served, kept = np.flatnonzero(serving_T >= 0), ids_PK.shape[1]
+        ids_N1, probs_N1 = (values[serving_T[served]].reshape(-1, 1) for values in (ids_PK, probs_PK))
+        conditional = self._conditional(batches) if "own" in batches else None
+        if conditional is not None:
+            conditional = conditional._replace(rows_T=np.repeat(conditional.rows_T[served], kept))
+        given = project(ids_N1, probs_N1, np.arange(len(ids_N1)), *self._map, conditional=conditional)
+        return Becomes(served, serving_T[served], kept, given)
 
     def sides(self, batches: Batches) -> tuple[Side, Side]:
         """Return the batch as the source read it, as far as it was captured, and as the target reads it."""

@@ -102,12 +102,15 @@ class Fuser:
         """Return the sources' scores [S, D]."""
         return document_scores(documents, self.settings.score, half=self.how.logits)
 
+    def evidence(self, documents: Documents, scores_SD: NDArray[np.float64]) -> Evidence:
+        """Return what the rule judges the sources by at each position of documents with these scores."""
+        scores_ST = position_scores(documents, scores_SD, by_span=self.settings.granularity == "chunk")
+        return Evidence(scores_ST, self._priors, self.how.own, lambda: documents.steps)
+
     def rows(self, documents: Documents) -> FusedRows:
         """Fuse documents, one row per chunk; all rows of a document carry its mean weights and its scores."""
         scores_SD = self.scores(documents)
-        scores_ST = position_scores(documents, scores_SD, by_span=self.settings.granularity == "chunk")
-        evidence = Evidence(scores_ST, self._priors, self.how.own, lambda: documents.steps)
-        fused, weights_ST, held_T = self._fused(documents.sources, evidence)
+        fused, weights_ST, held_T = self.fused(documents.sources, self.evidence(documents, scores_SD))
         chunks_D = np.diff(documents.documents)
         return FusedRows(
             documents.identity,
@@ -128,7 +131,7 @@ class Fuser:
         sources, scores_S1 = block.sources, block.scores[:, None]
         inputs = block.inputs
         evidence = Evidence(np.repeat(scores_S1, len(inputs), axis=1), self._priors, self.how.own, block.steps)
-        fused, weights_ST, held_T = self._fused(sources, evidence)
+        fused, weights_ST, held_T = self.fused(sources, evidence)
         offsets = np.array([0, len(inputs)])
         identity = {
             "doc_id": pa.array([f"{part}/{block.split}/{block.number:05d}"]),
@@ -140,7 +143,7 @@ class Fuser:
             winners(sources, weights_ST), mean_shares(weights_ST, offsets), scores_S1, held_T,
         )  # fmt: skip
 
-    def _fused(
+    def fused(
         self, sources: Sequence[Distributions], evidence: Evidence
     ) -> tuple[Distributions, NDArray[np.float64], NDArray[np.bool_]]:
         """Return the targets, the sources' weights [S, T], and where a target was held back."""

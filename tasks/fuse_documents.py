@@ -98,17 +98,18 @@ def read_documents(files: Mapping[str, tuple[Path, Sequence[str]]], how: Reading
         ids = batches["prepare"].column("doc_id").to_pylist()
         cut = ids.index(ids[-1])  # the last document may go on in the next batch
         if waiting and waiting[-1]["prepare"].column("doc_id")[-1].as_py() != ids[0]:
-            yield _documents(waiting, how)
+            yield whole_documents(waiting, how)
             waiting = []
         if cut:
-            yield _documents([*waiting, {name: batch[:cut] for name, batch in batches.items()}], how)
+            yield whole_documents([*waiting, {name: batch[:cut] for name, batch in batches.items()}], how)
             waiting = []
         waiting.append({name: batch[cut:] for name, batch in batches.items()})
     if waiting:
-        yield _documents(waiting, how)
+        yield whole_documents(waiting, how)
 
 
-def _documents(parts: list[dict[str, pa.RecordBatch]], how: Reading) -> Documents:
+def whole_documents(parts: list[dict[str, pa.RecordBatch]], how: Reading) -> Documents:
+    """Return the documents whose chunks these batches hold, one after another; the parts are used up."""
     whole = {name: _joined([part.pop(name) for part in parts]) for name in list(parts[0])}
     prepared, encoded = whole["prepare"], whole["encode"]
     doc_ids = prepared.column("doc_id").to_pylist()

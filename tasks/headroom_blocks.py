@@ -24,15 +24,15 @@ class Targets(NamedTuple):
 
 
 class Blocks:
-    """The packed validation blocks of a shard, end to end, in which documents are found in their order."""
+    """The packed blocks of a shard and split, end to end, in which documents are found in their order."""
 
-    def __init__(self, file: tuple[Path, list[str]]) -> None:
+    def __init__(self, file: tuple[Path, list[str]], split: str = VALIDATION) -> None:
         parts: dict[str, list[NDArray]] = defaultdict(list)
         path, columns = file
         for batch in read_batches(path, columns):
             view = Rows(batch)
             for row in range(len(view)):
-                for column in columns[1:] if view.value("split", row) == VALIDATION else ():
+                for column in columns[1:] if view.value("split", row) == split else ():
                     parts[column].append(view.values(column, row))
         self._flat = {name: np.concatenate(found) for name, found in parts.items()}
         self._rows = Sparse.from_counts(*(self._flat[c] for c in ("counts", "ids", "logprobs"))) if parts else None

@@ -56,14 +56,14 @@ def shards_read(run: Run, shard: int) -> Files:
     return files
 
 
-def validation_chunks(run: Run, files: Files) -> Iterator[Chunk]:
-    """Yield the validation chunks of one shard; packed blocks are cut back into them."""
+def validation_chunks(run: Run, files: Files, split: str = VALIDATION) -> Iterator[Chunk]:
+    """Yield the validation chunks of one shard, or another split's; packed blocks are cut back into them."""
     paths = {name: (verified_path(run.store, record), columns) for name, (record, columns) in files.items()}
-    blocks = Blocks(paths.pop(FUSED)) if run.recipe.fuse.granularity == "block" else None
-    rows = (at for at in rows_together(paths) if at[0]["prepare"].value("split", at[1]) == VALIDATION)
+    blocks = Blocks(paths.pop(FUSED), split) if run.recipe.fuse.granularity == "block" else None
+    rows = (at for at in rows_together(paths) if at[0]["prepare"].value("split", at[1]) == split)
     for _, document in groupby(rows, key=lambda at: at[0]["prepare"].value("doc_id", at[1])):
         chunks = list(document)
-        texts = [_inputs_and_labels(views["encode"], row, run) for views, row in chunks]
+        texts = [inputs_labels_positions(views["encode"], row, run) for views, row in chunks]
         start = blocks.find([inputs for inputs, _, _ in texts]) if blocks else None
         for (views, row), (inputs, labels, count) in zip(chunks, texts, strict=True):
             fused: Targets | None = None
@@ -75,7 +75,7 @@ def validation_chunks(run: Run, files: Files) -> Iterator[Chunk]:
             yield _chunk(views, row, run, labels, fused)
 
 
-def _inputs_and_labels(encoded: Rows, row: int, run: Run) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
+def inputs_labels_positions(encoded: Rows, row: int, run: Run) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
     """Return what blocks hold of a chunk, the labels of its positions, and their number.
 
     In a block every token has a position: of a chunk inside its document the last one has, too, which nothing serves.

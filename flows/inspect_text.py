@@ -1,0 +1,203 @@
+"""What `logitfuse inspect` prints: the text in its tokens, and one of them explained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any, Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from logitfuse.flows.show import console
+from logitfuse.tasks.alignment_report.wording import HOW, percent
+from logitfuse.tasks.inspect.wording import LIES
+
+Facts = dict[str, Any]
+Colour = Literal["winner", "harm"]
+STYLES = ("white", "cyan", "yellow", "magenta", "green", "bright_red")  # by source, again and again
+NOBODY = "dim"
+HARMS = ((2.0, "red"), (0.5, "yellow"), (-0.5, ""), (-2.0, "green"))  # nats against the student, at least
+RANKS = 32  # the store counts no further
+
+
+def show_document(facts: Facts, colour: Colour) -> None:
+    """Print a document's stretch of text with the chosen token, and all that is known of that."""
+    about = facts["document"]
+    console.print(Text.assemble((about["doc_id"], "bold"), f" · {about['domain']} · {about['split']}", (
+        f" · shard {about['shard']}, {about['chunks']} chunks, {about['tokens']:,} tokens", "dim"
+    )))  # fmt: skip
+    for line in facts["cautions"]:
+        console.print(Text.assemble(("Note: ", "yellow"), line))
+    console.print(scores_line(facts))
+    console.print()
+    console.print(text_of(facts, colour))
+    console.print()
+    if facts["positions"]:
+        show_position(facts, facts["positions"][0])
+
+
+def scores_line(facts: Facts) -> Text:
+    """Each source with its colour, its score and how much it counts; lower scores are better."""
+    line = Text()
+    about = facts["document"]
+    for number, label in enumerate(facts["labels"]):
+        score, weight = (about[name][number] if about[name] else None for name in ("scores", "weights"))
+        line.append("■ ", style=STYLES[number % len(STYLES)])
+        line.append(label, style="bold")
+        line.append(f" {_number(score)} {facts['score_unit']}, counts {percent(weight)}   ")
+    line.append("■ ", style=NOBODY)
+    line.append("nobody")
+    return line
+
+
+def text_of(facts: Facts, colour: Colour) -> Text:
+    """Return the stretch of text; every second token is underlined, the chosen one stands in brackets."""
+    found, begin = Text(), facts["document"]["begin"]
+    if begin:
+        found.append("… ", style="dim")
+    for n, token in enumerate(facts["tokens"]):
+        shown = token["text"].replace("\t", "⇥").replace("\n", "⏎\n")
+        style = _style(token, colour)
+        if begin + n == facts["at"]:
+            found.append("⟦", style="bold reverse").append(shown, style=f"{style} bold reverse")
+            found.append("⟧", style="bold reverse")
+        else:
+            found.append(shown, style=f"{style} underline" if n % 2 else style)
+    if facts["document"]["end"] < facts["document"]["tokens"]:
+        found.append(" …", style="dim")
+    return found
+
+
+def _style(token: Facts, colour: Colour) -> str:
+    if token["nats"] is None:
+        return NOBODY
+    if colour == "winner":
+        return NOBODY if token["winner"] < 0 else STYLES[token["winner"] % len(STYLES)]
+    before, fused, _ = token["nats"]
+    if before is None or fused is None:
+        return NOBODY
+    return next((style for least, style in HARMS if fused - before >= least), "bright_green")
+
+
+def show_position(facts: Facts, found: Facts) -> None:
+    """Print one token explained."""
+    place = f"token {found['number']:,} of {facts['document']['tokens']:,}, chunk {found['chunk']}"
+    where = f", bytes {found['bytes'][0]:,} to {found['bytes'][1]:,}" if found["bytes"] else ""
+    console.print(Text.assemble("The true token: ", (found["token"]["text"], "bold"), (f"  ({place}{where})", "dim")))
+    if found["fused"] is None:
+        console.print("Nothing predicts it: it is the first of its chunk, and the target reads no start token.")
+        return
+    console.print(Text(found["why"]))
+    console.print(predictions_table(found))
+    for number, source in enumerate(found["sources"]):
+        show_source(facts, source, STYLES[number % len(STYLES)], found["token"]["id"])
+
+
+def predictions_table(found: Facts) -> Table:
+    """The fused target beside what the student predicts before and after training."""
+    table = Table(title="What is taught", title_justify="left")
+    columns = [("fused target", found["fused"]), ("before", found["before"]), ("after", found["after"])]
+    for name, _ in columns:
+        table.add_column(name)
+        table.add_column("p", justify="right", no_wrap=True)
+    gold = found["token"]["id"]
+    kept = [[(_marked(token, gold), percent(token["p"])) for token in of["kept"]] if of else [] for _, of in columns]
+    for row in zip_longest(*kept, fillvalue=(Text(""), "")):
+        table.add_row(*(cell for pair in row for cell in pair))
+    table.add_section()
+    table.add_row(*(cell for _, of in columns for cell in _rest(of)))
+    table.add_row(*(cell for _, of in columns for cell in (Text("true token, nats"), _nats(of))))
+    return table
+
+
+def _rest(of: Facts | None) -> tuple[str, str]:
+    if of is None:
+        return "not known", ""
+    return "all others", percent(max(0.0, 1 - sum(token["p"] for token in of["kept"])))
+
+
+def _nats(of: Facts | None) -> str:
+    return "" if of is None else _number(of["nats"], "∞" if "held_back" in of and of["kept"] else "–")
+
+
+def show_source(facts: Facts, source: Facts, style: str, gold: int) -> None:
+    """Print what one source predicts, what it becomes, and what is lost on the way."""
+    counts = f"counts {percent(source['share'])}" if source["served"] else "does not serve this position"
+    score = f"{_number(source['score'])} {facts['score_unit']}"
+    console.print(Text.assemble(("\n■ ", style), (source["label"], "bold"), f": {counts}; score {score}"))
+    if source["own"] and source["served"]:
+        console.print("  This is the student itself: what it predicts stands above, as before training.")
+        return
+    if source["why_not"]:
+        console.print(Text(f"  Not served: {source['why_not']}." if not source["served"] else f"  {source['why_not']}"))
+    if source["position"] is None:
+        return
+    said = Text("  has read ").append("…" + "·".join(source["read"]), style="dim").append("  next ")
+    said.append(source["next"]["text"] if source["next"] else "the end", style="bold")
+    console.print(said.append(f" ({LIES[source['lies']]})" if source["lies"] else ""))
+    console.print(source_table(source, gold))
+    if (lost := source["lost"]) is not None:
+        console.print(
+            f"  kept {percent(lost['kept'])}; not captured {percent(lost['not_captured'])}, no target token "
+            f"{percent(lost['not_mapped'])}, too little to keep {percent(lost['too_small'])}",
+            highlight=False, style="dim",
+        )  # fmt: skip
+
+
+def source_table(source: Facts, gold: int) -> Table:
+    """A row per token that a source keeps: what it becomes, and how the map found that."""
+    table = Table(pad_edge=False, box=None)
+    for name in ("  its token", "p", "becomes", "by", "on the target's tokens", "p"):
+        table.add_column(name, justify="right" if name == "p" else "left", no_wrap=name == "p")
+    own = [_own_cells(token) for token in source["kept"]]
+    aligned = [[_marked(token, gold), Text(percent(token["p"]))] for token in source["aligned"]["kept"]]
+    for number in range(max(len(own), len(aligned))):
+        left, right = (rows[number] if number < len(rows) else None for rows in (own, aligned))
+        table.add_row(*(left or [Text("")] * 4), *(right or [Text("")] * 2))
+    return table
+
+
+def _own_cells(token: Facts) -> list[Text]:
+    becomes = Text()
+    for number, target in enumerate(token["becomes"]):
+        becomes.append(", " if number else "").append(target["text"]).append(f" {percent(target['p'])}", style="dim")
+    if token["others"]:
+        becomes.append(f" +{token['others']}", style="dim")
+    by = HOW[token["how"]].removeprefix("by ") + ("" if token["distance"] is None else f", {token['distance']}")
+    drawn = f" ×{token['drawn']}" if token.get("drawn") else ""
+    return [Text("  " + token["text"] + drawn), Text(percent(token["p"])), becomes, Text(by, style="dim")]
+
+
+def show_worst(documents: Sequence[Facts], recipe: str) -> None:
+    """Print where the targets do worst, and how to look at each."""
+    table = Table(title="Where the fused targets do worst", title_justify="left")
+    for name in ("document", "token", "", "before", "fused", "harm"):
+        table.add_column(
+            name, overflow="fold", justify="right" if name in ("token", "before", "fused", "harm") else "left"
+        )
+    for facts in documents:
+        before, fused, _ = facts["tokens"][facts["at"] - facts["document"]["begin"]]["nats"]
+        cells = (_number(before, digits=2), _number(fused, "∞", 2), facts["note"])
+        table.add_row(Text(facts["document"]["doc_id"]), str(facts["at"]), _around(facts), *cells)
+    console.print(table)
+    console.print(Text(f"One of them: logitfuse inspect {recipe} --doc ID --at TOKEN", style="dim"))
+    console.print()
+
+
+def _around(facts: Facts) -> Text:
+    """Return a few tokens before the chosen one, and that."""
+    n = facts["at"] - facts["document"]["begin"]
+    before = "".join(token["text"] for token in facts["tokens"][max(0, n - 6) : n])
+    flat = before.replace("\n", "⏎").replace("\t", "⇥")
+    return Text("…" + flat[-36:]).append(facts["tokens"][n]["text"].replace("\n", "⏎"), style="bold reverse")
+
+
+def _marked(token: Facts, gold: int) -> Text:
+    return Text(
+        token["text"] + (" ✓" if token["id"] == gold else ""), style="bold green" if token["id"] == gold else ""
+    )
+
+
+def _number(value: float | None, missing: str = "–", digits: int = 3) -> str:
+    return missing if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,1 @@
+"""One document as people think of it: its tokens, what each source said there, what was fused, and why."""
