@@ -176,7 +176,7 @@ def _token(view: View, nats: Nats, number: int) -> Facts:
         )
     else:
         text, known = token_text(view.run.target.vocabulary, int(view.run.target.end_id or 0)), False
-    facts: Facts = {"text": text, "of_text": known, "winner": None, "nats": None}
+    facts: Facts = {"text": text, "of_text": bool(known), "winner": None, "nats": None}
     if t is not None:
         facts["winner"] = int(view.taught.winner_T[t]) if view.taught.winner_T[t] >= 0 else -1
         facts["nats"] = [rounded(float(v[t])) for v in (nats.before, nats.fused, nats.after)]

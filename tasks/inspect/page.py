@@ -42,7 +42,7 @@ def page(documents: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _file(name: str) -> str:
-    return "\n" + files("logitfuse.tasks.inspect").joinpath(name).read_text(encoding="utf-8")
+    return files("logitfuse.tasks.inspect").joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(content: str) -> str:

@@ -17,6 +17,9 @@ from logitfuse.tasks.alignment_report.facts import Method, gather
 from logitfuse.tasks.alignment_report.page import page as alignment_page
 from logitfuse.tasks.alignment_report.sample import read_sample
 from logitfuse.tasks.alignment_report.tokenizers import read_tokenizer
+from logitfuse.tasks.inspect.documents import find_document, fused_shards
+from logitfuse.tasks.inspect.inspector import Inspector
+from logitfuse.tasks.inspect.page import page as inspect_page
 from logitfuse.tasks.markdown_text import fenced, plain
 from logitfuse.tasks.report import report_page
 
@@ -77,10 +80,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory, in_this_process: None) -> di
     facts = json.loads(report.with_suffix(".json").read_text())
     names = [read_tokenizer(str(folder)) for folder in (second, first)]
     aligned = gather(*names, read_sample([str(corpus)], 100_000), [Method("offsets", "first_piece")])
+    looked_at = [find_document(run, rows[n]["id"], fused_shards(run)) for n in range(5)]
+    inspected = inspect_page([Inspector(run).document(place, every=True) for place in looked_at])
     cards = list((root / "runs").rglob("README.md"))
     assert cards, "each trained model has a card"
     return {
         "report": report.read_text(), "alignment": alignment_page(aligned),
+        "inspect": inspected,
         "result.md": result_text(facts, report), "card.md": cards[0].read_text(),
     }  # fmt: skip
 
@@ -104,6 +110,12 @@ def _say_in_tokens(file: Path) -> None:
 def test_pages_hold_no_markup_of_the_data(pages: dict[str, str], name: str) -> None:
     assert not Markup(pages[name]).found
     assert "&lt;script&gt;" in pages[name] or "&lt;img" in pages[name], "what the data say is shown"
+
+
+def test_a_page_with_a_script_holds_its_own_alone(pages: dict[str, str]) -> None:
+    assert Markup(pages["inspect"]).found == ["script", "script"], "its data, and what shows them"
+    data = pages["inspect"].split('id="data">')[1].split("</script>")[0]
+    assert not {"<", ">", "&"} & set(data) and "\\u003cscript\\u003e" in data, "what the data say is shown"
 
 
 @pytest.mark.parametrize("name", ["result.md", "card.md"])
@@ -152,7 +164,7 @@ def look(browser: Any, tmp_path: Path) -> Callable[[str], tuple[list[str], Any]]
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", ["report", "alignment"])
+@pytest.mark.parametrize("name", ["report", "alignment", "inspect"])
 def test_in_a_browser_nothing_runs_and_nothing_is_asked_of_anybody(
     pages: dict[str, str], look: Callable[[str], tuple[list[str], Any]], name: str
 ) -> None:

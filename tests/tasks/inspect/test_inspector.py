@@ -176,7 +176,9 @@ def test_what_tokens_become_adds_up_to_what_was_aligned(run: Run) -> None:
                 kept = {token: p for token, p in total.items() if p >= 0.0025 or p == max(total.values())}
                 wanted = dict(shown(source["aligned"]))
                 assert {t for t in kept if abs(kept[t] - 0.0025) > 1e-6} <= set(wanted)
-                assert {token: total[token] for token in wanted} == pytest.approx(wanted, rel=5e-3), "logarithms are rounded to fp16"
+                assert {token: total[token] for token in wanted} == pytest.approx(wanted, rel=5e-3), (
+                    "logarithms are rounded to fp16"
+                )
     assert seen > 50
 
 

@@ -1,0 +1,87 @@
+"""`logitfuse inspect` as a user meets it: what is printed, written and refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from command_line import answer, check_answer, refused
+from done_runs import done_run
+from inspected_runs import LONG, TO_FUSE, recipe_content
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    root = tmp_path_factory.mktemp("looked")
+    content = recipe_content(root)
+    rows = [json.loads(line) for line in (root / "corpus.jsonl").read_text().splitlines()]
+    rows[1]["text"] += " ring\x07 red\x1b[31m over\u202eride [bold]not markup[/bold]"
+    (root / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done_run(content, TO_FUSE)
+    (root / "my.yaml").write_text(yaml.safe_dump(content))
+    return str(root / "my.yaml")
+
+
+def test_a_document_is_shown_and_one_token_of_it_explained(recipe: str) -> None:
+    found = answer("inspect", recipe, "--doc", LONG, "--no-models")
+    check_answer(found)
+    assert found.code == 0
+    for words in (f"{LONG} · ", "⟦", "The true token: ", "What is taught", "fused target", "before", "after"):
+        assert words in found.said
+    for words in ("counts most: weighted mixes by softmax(-score / 0.1)", "Nats per byte: ", "second", "its token"):
+        assert words in found.said
+    assert "token 70 of" in answer("inspect", recipe, "--doc", LONG, "--at", "70", "--no-models").said
+
+
+def test_what_a_text_holds_cannot_command_the_terminal(recipe: str) -> None:
+    found = answer("inspect", recipe, "--search", "RING\x07", "--no-models")
+    check_answer(found)
+    assert found.code == 0 and "doc-1 " in found.out
+    assert not {"\x07", "\x1b", "\u202e"} & set(found.out + found.err)
+    for words in ("\\x07", "\\x1b[31m", "<E2><80><AE>", "[bold]not markup[/bold]"):
+        assert words in found.out
+
+
+def test_json_is_one_value_and_the_page_is_whole(recipe: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    found = answer("inspect", recipe, "--worst", "2", "--no-models", "--json", "--html", str(page))
+    check_answer(found)
+    documents = json.loads(found.out)
+    assert len(documents) == 2 and all(len(one["positions"]) == 1 for one in documents)
+    harm = [one["positions"][0]["fused"]["nats"] - one["positions"][0]["before"]["nats"] for one in documents]
+    assert harm == sorted(harm, reverse=True) and f"{harm[0]:+.2f} nats" == documents[0]["note"]
+    text = page.read_text()
+    assert text.startswith("<!doctype html>") and "Content-Security-Policy" in text and "//" not in bare(text)
+
+
+def bare(page: str) -> str:
+    """Return a page without its script, whose comments begin so."""
+    return page[: page.rindex("<script>")]
+
+
+def test_the_trained_student_is_asked_where_there_is_none(recipe: str) -> None:
+    found = answer("inspect", recipe)
+    check_answer(found)
+    assert found.code == 0 and "Nothing is trained yet" in found.said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--doc", "doc-99"], ["no document", "Ids look like"]),
+        (["--doc", "doc-1", "--search", "fox"], ["Give one of them"]),
+        (["--worst", "3", "--at", "1"], ["--at"]),
+        (["--search", "no such text at all"], ["holds this text"]),
+        (["--doc", "doc-1", "--at", "9999"], ["has", "tokens, counted from 0"]),
+        (["--shards", "70-80"], ["none of these is fused"]),
+        (["--set", "map.strategy=exact"], ["nothing is fused yet", "--stop-after fuse"]),
+        (["--html", "/nowhere/page.html", "--no-models"], ["cannot be written"]),
+    ],
+)
+def test_mistakes_are_answered_in_plain_words(recipe: str, arguments: list[str], words: list[str]) -> None:
+    said = refused("inspect", recipe, *arguments)
+    assert all(word in said for word in words), said
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    assert "report.json" in refused("inspect", str(tmp_path))
