@@ -71,7 +71,7 @@ def inspect(
     if worst is not None:
         found = _worst(inspector, _spread(standing, shards), worst, by, as_json)
         every = html is not None
-        documents = [_at_worst(inspector, one, AROUND if every else IN_TERMINAL, every) for one in found]
+        documents = [_at_worst(inspector, one, by, AROUND if every else IN_TERMINAL, every) for one in found]
     else:
         place, byte = _place(inspector, _chosen(standing, shards), doc, text)
         most = tokens if html is not None else IN_TERMINAL
@@ -134,13 +134,13 @@ def _worst(
     return found.found
 
 
-def _at_worst(inspector: Inspector, worst: Worst, most: int, every: bool) -> Facts:
+def _at_worst(inspector: Inspector, worst: Worst, by: By, most: int, every: bool) -> Facts:
     from logitfuse.tasks.inspect.documents import find_document
 
     place = find_document(inspector.run, worst.doc_id, [worst.shard])
     at = inspector.number(place, worst.chunk, worst.place)
-    note = f"{worst.nats:+.2f} nats" if worst.nats < float("inf") else "ruled out: ∞ nats"
-    return inspector.document(place, at=at, most=most, every=every) | {"note": note}
+    nats = f"{worst.nats:+.2f} nats" if worst.nats < float("inf") else "ruled out"
+    return inspector.document(place, at=at, most=most, every=every) | {"note": f"{by} {nats}"}
 
 
 def _at_one(facts: Facts) -> Facts:

@@ -164,7 +164,8 @@ def _own_cells(token: Facts) -> list[Text]:
         becomes.append(", " if number else "").append(target["text"]).append(f" {percent(target['p'])}", style="dim")
     if token["others"]:
         becomes.append(f" +{token['others']}", style="dim")
-    by = HOW[token["how"]].removeprefix("by ") + ("" if token["distance"] is None else f", {token['distance']}")
+    distance = f" {token['distance']}" if token["how"] == "distance" else ""
+    by = HOW[token["how"]].removeprefix("by ") + distance
     drawn = f" ×{token['drawn']}" if token.get("drawn") else ""
     return [Text("  " + token["text"] + drawn), Text(percent(token["p"])), becomes, Text(by, style="dim")]
 
@@ -172,10 +173,8 @@ def _own_cells(token: Facts) -> list[Text]:
 def show_worst(documents: Sequence[Facts], recipe: str) -> None:
     """Print where the targets do worst, and how to look at each."""
     table = Table(title="Where the fused targets do worst", title_justify="left")
-    for name in ("document", "token", "", "before", "fused", "harm"):
-        table.add_column(
-            name, overflow="fold", justify="right" if name in ("token", "before", "fused", "harm") else "left"
-        )
+    for name in ("document", "token", "", "before", "fused", "by"):
+        table.add_column(name, overflow="fold", justify="right" if name in ("token", "before", "fused") else "left")
     for facts in documents:
         before, fused, _ = facts["tokens"][facts["at"] - facts["document"]["begin"]]["nats"]
         cells = (_number(before, digits=2), _number(fused, "∞", 2), facts["note"])

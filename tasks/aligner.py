@@ -125,7 +125,8 @@ class Aligner:
         serving_T = self.serving(source, target)
         ids_PK, probs_PK, _ = self._captured(batches["capture"])
         served, kept = np.flatnonzero(serving_T >= 0), ids_PK.shape[1]
-        ids_N1, probs_N1 = (values[serving_T[served]].reshape(-1, 1) for values in (ids_PK, probs_PK))
+        ids_N1 = ids_PK[serving_T[served]].reshape(-1, 1)
+        probs_N1 = probs_PK[serving_T[served]].reshape(-1, 1)
         conditional = self._conditional(batches) if "own" in batches else None
         if conditional is not None:
             conditional = conditional._replace(rows_T=np.repeat(conditional.rows_T[served], kept))

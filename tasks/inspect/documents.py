@@ -19,7 +19,8 @@ from logitfuse.tasks.unit import Unit
 if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
 
-HIT_COLUMNS = ["doc_id", "domain", "split", "text", "byte_start"]
+Names = tuple[str, str, str]
+NAMES = ("doc_id", "domain", "split")
 ROWS = 16  # chunks of text in memory at a time
 LOOKED_AT = 200  # documents among which the first to be shown is chosen
 READABLE = range(40, 600)  # tokens of a document that can be taken in
@@ -64,16 +65,16 @@ def fused_shards(run: Run) -> list[int]:
 def places(run: Run, shard: int) -> Iterator[Place]:
     """Yield a shard's documents in order; only their names are read."""
     path = verified_path(run.store, run.prepared(shard))
-    found: list[str] = []
+    names: Names | None = None
     first = row = 0
-    for batch in read_batches(path, ["doc_id", "domain", "split"], 1024):
-        for values in zip(*(batch.column(name).to_pylist() for name in ("doc_id", "domain", "split")), strict=True):
-            if found and found[0] != values[0]:
-                yield Place(shard, *found, first, row - first)
+    for batch in read_batches(path, list(NAMES), 1024):
+        for found in zip(*(batch.column(name).to_pylist() for name in NAMES), strict=True):
+            if names is not None and names[0] != found[0]:
+                yield Place(shard, *names, first, row - first)
                 first = row
-            found, row = list(values), row + 1
-    if found:
-        yield Place(shard, *found, first, row - first)
+            names, row = found, row + 1
+    if names is not None:
+        yield Place(shard, *names, first, row - first)
 
 
 def find_document(run: Run, doc_id: str, shards: Sequence[int]) -> Place:
@@ -122,17 +123,18 @@ def search(run: Run, text: str, shards: Sequence[int]) -> Iterator[Hit]:
 
 
 def _hits(shard: int, path: Path, pattern: re.Pattern[str], overlap: int) -> Iterator[Hit]:
-    names: list[str] = []
+    names: Names | None = None
     before, byte, first, row = "", None, 0, 0  # the end of the chunk before, where the document has the text
-    for batch in read_batches(path, HIT_COLUMNS, ROWS):
-        for doc_id, domain, split, text, begin in zip(*(batch.column(c).to_pylist() for c in HIT_COLUMNS), strict=True):
-            if names and names[0] != doc_id:
+    for batch in read_batches(path, [*NAMES, "text", "byte_start"], ROWS):
+        columns = [batch.column(name).to_pylist() for name in (*NAMES, "text", "byte_start")]
+        for doc_id, domain, split, text, begin in zip(*columns, strict=True):
+            if names is not None and names[0] != doc_id:
                 if byte is not None:
                     yield Hit(Place(shard, *names, first, row - first), byte)
                 before, byte, first = "", None, row
             if byte is None and (match := pattern.search(before + text)):
                 byte = begin - len(before.encode()) + len((before + text)[: match.start()].encode())
             before = (before + text)[-overlap:] if overlap else ""
-            names, row = [doc_id, domain, split], row + 1
-    if names and byte is not None:
+            names, row = (doc_id, domain, split), row + 1
+    if names is not None and byte is not None:
         yield Hit(Place(shard, *names, first, row - first), byte)

@@ -117,7 +117,7 @@ function source(found, s, gold) {
       const cell = make("td", "t"), becomes = Array.isArray(given) ? given : [given, p], [how, distance, times] = data.maps[s][token];
       for (let i = 0; i < becomes.length; i += 2) cell.append(i ? ", " : "", make("bdi", "", word(becomes[i])), make("small", "", ` ${percent(becomes[i + 1])}`));
       if (others) cell.append(make("small", "", ` and ${others} more`));
-      const found = data.hows[how].replaceAll("_", " ") + (distance === null ? "" : `, distance ${distance}`) + (times === null ? "" : `, ${times.toLocaleString("en", { maximumFractionDigits: 0 })}×`);
+      const found = data.hows[how].replaceAll("_", " ") + (data.hows[how] === "distance" ? ` ${distance}` : "") + (times === null ? "" : `, ${times.toLocaleString("en", { maximumFractionDigits: 0 })}×`);
       return make("tr", "", make("td", "t", make("bdi", "", word(token))), make("td", "n", percent(p)), cell, make("td", "", make("small", "", found)));
     });
     if (more) body.push(make("tr", "", make("td", "", make("small", "", `${more} more`)), make("td"), make("td"), make("td")));

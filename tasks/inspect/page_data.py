@@ -144,7 +144,8 @@ def _kept(kept: Sequence[Facts], words: Words) -> list[Any]:
 
 
 def _p(probability: float | None) -> int | None:
-    return None if probability is None else round(SCALE * probability)
+    """Round; only nothing is 0."""
+    return None if probability is None else max(round(SCALE * probability), int(probability > 0))
 
 
 def _short(value: float | None) -> float | None:

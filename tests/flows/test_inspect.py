@@ -49,7 +49,7 @@ def test_json_is_one_value_and_the_page_is_whole(recipe: str, tmp_path: Path) ->
     documents = json.loads(found.out)
     assert len(documents) == 2 and all(len(one["positions"]) == 1 for one in documents)
     harm = [one["positions"][0]["fused"]["nats"] - one["positions"][0]["before"]["nats"] for one in documents]
-    assert harm == sorted(harm, reverse=True) and f"{harm[0]:+.2f} nats" == documents[0]["note"]
+    assert harm == sorted(harm, reverse=True) and f"harm {harm[0]:+.2f} nats" == documents[0]["note"]
     text = page.read_text()
     assert text.startswith("<!doctype html>") and "Content-Security-Policy" in text and "//" not in bare(text)
 

@@ -217,8 +217,8 @@ def test_models_predict_what_was_captured(run: Run) -> None:
 
 
 def test_the_worst_are_those_that_a_look_at_everything_finds(run: Run) -> None:
-    every = {}
-    for shard in fused_shards(run):
+    every, shards = {}, fused_shards(run)[1:2]
+    for shard in shards:
         for place in places(run, shard):
             if place.doc_id == "doc-5":  # empty
                 continue
@@ -226,7 +226,7 @@ def test_the_worst_are_those_that_a_look_at_everything_finds(run: Run) -> None:
             nats = [t["nats"] for t in facts["tokens"] if t["nats"] and t["nats"][1] is not None]
             every[place.doc_id] = max(fused - before for before, fused, _ in nats)
     wanted = sorted(every, key=lambda doc_id: -every[doc_id])[:5]
-    looked = worst_positions(run, fused_shards(run), 5)
+    looked = worst_positions(run, shards, 5)
     assert [every[one.doc_id] for one in looked.found] == pytest.approx([every[doc_id] for doc_id in wanted], abs=1e-3)
     for one in looked.found:
         assert one.nats == pytest.approx(every[one.doc_id], abs=1e-4)
@@ -284,15 +284,40 @@ def test_where_to_begin_and_what_is_not_there(run: Run, root: Path) -> None:
         fused_shards(unfused)
 
 
-def test_a_damaged_shard_is_not_shown(root: Path) -> None:
-    run = done_run(recipe_content(root, name="damaged"), TO_FUSE)
+def test_a_damaged_shard_is_not_shown(run: Run) -> None:
     record = run.record(Unit("fuse", None, 0))
     path = run.store.file(record, record.files[0])
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(bytes(data))
-    with pytest.raises(ShardCorrupt):
-        Inspector(run, models=False).document(next(places(run, 0)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-99] + bytes([whole[-99] ^ 1]) + whole[-98:])
+    try:
+        with pytest.raises(ShardCorrupt):
+            Inspector(run, models=False).document(next(places(run, 0)))
+    finally:
+        path.write_bytes(whole)
+
+
+def test_logits_and_a_target_that_is_no_source_are_shown_too(root: Path) -> None:
+    """As published: raw logits in a compact capture, and a student whose own predictions nobody captured."""
+    content = recipe_content(
+        root, name="published", include_target=False, capture={"k": 6, "raw_logits": True, "codec": "compact"},
+        align={"values": "logits", "collision": "first", "fallback": "next_token"}, fuse={"rule": "min_ce"},
+    )  # fmt: skip
+    run = done_run(content, TO_FUSE)
+    shards = fused_shards(run)
+    facts = Inspector(run, top=ALL).document(find_document(run, LONG, shards), at=30)
+    (position,) = facts["positions"]
+    assert "computed just now" in " ".join(facts["cautions"]) and "softmax over the tokens" in " ".join(
+        facts["cautions"]
+    )
+    assert position["before"]["mass"] + 1e-6 >= sum(token["p"] for token in position["before"]["kept"]) > 0
+    rows = stored(run, "fuse", None, LONG)
+    t = 30 - sum(len(row["labels"]) for row in rows[: position["chunk"]])
+    check_same(shown(position["fused"]), entries(rows[position["chunk"]], t))
+    assert all(source["lost"] is None for source in position["sources"])
+    quiet = Inspector(run, models=False).document(find_document(run, LONG, shards), at=30)
+    assert quiet["positions"][0]["before"] is None
+    with pytest.raises(BadInput, match="include_target"):
+        worst_positions(run, shards, 3)
 
 
 def test_a_run_folder_tells_its_recipe_by_its_report(run: Run, tmp_path: Path) -> None:
