@@ -25,11 +25,14 @@ def show_document(facts: Facts, colour: Colour) -> None:
     """Print a document's stretch of text with the chosen token, and all that is known of that."""
     about = facts["document"]
     console.print(Text.assemble((about["doc_id"], "bold"), f" · {about['domain']} · {about['split']}", (
-        f" · shard {about['shard']}, {about['chunks']} chunks, {about['tokens']:,} tokens", "dim"
+        f" · shard {about['shard']}, {_few(about['chunks'], 'chunk')}, {_few(about['tokens'], 'token')}", "dim"
     )))  # fmt: skip
     for line in facts["cautions"]:
         console.print(Text.assemble(("Note: ", "yellow"), line))
     console.print(scores_line(facts))
+    if colour == "harm":
+        console.print(Text.assemble("In the text: ", ("likelier under the targets", "green"), " than to the student, ", (
+            "less likely", "yellow"), ", ", ("much less likely", "red")))  # fmt: skip
     console.print()
     console.print(text_of(facts, colour))
     console.print()
@@ -97,28 +100,27 @@ def show_position(facts: Facts, found: Facts) -> None:
 def predictions_table(found: Facts) -> Table:
     """The fused target beside what the student predicts before and after training."""
     table = Table(title="What is taught", title_justify="left")
-    columns = [("fused target", found["fused"]), ("before", found["before"]), ("after", found["after"])]
+    every = [("fused target", found["fused"]), ("before", found["before"]), ("after", found["after"])]
+    columns = [(name, of) for name, of in every if of is not None]
     for name, _ in columns:
         table.add_column(name)
         table.add_column("p", justify="right", no_wrap=True)
     gold = found["token"]["id"]
-    kept = [[(_marked(token, gold), percent(token["p"])) for token in of["kept"]] if of else [] for _, of in columns]
+    kept = [[(_marked(token, gold), percent(token["p"])) for token in of["kept"]] for _, of in columns]
     for row in zip_longest(*kept, fillvalue=(Text(""), "")):
         table.add_row(*(cell for pair in row for cell in pair))
     table.add_section()
     table.add_row(*(cell for _, of in columns for cell in _rest(of)))
-    table.add_row(*(cell for _, of in columns for cell in (Text("true token, nats"), _nats(of))))
+    table.add_row(*(cell for _, of in columns for cell in (Text("nats of ✓"), _nats(of))))
     return table
 
 
-def _rest(of: Facts | None) -> tuple[str, str]:
-    if of is None:
-        return "not known", ""
+def _rest(of: Facts) -> tuple[str, str]:
     return "all others", percent(max(0.0, 1 - sum(token["p"] for token in of["kept"])))
 
 
-def _nats(of: Facts | None) -> str:
-    return "" if of is None else _number(of["nats"], "∞" if "held_back" in of and of["kept"] else "–")
+def _nats(of: Facts) -> str:
+    return _number(of["nats"], "∞" if "held_back" in of and of["kept"] else "–")
 
 
 def show_source(facts: Facts, source: Facts, style: str, gold: int) -> None:
@@ -148,7 +150,7 @@ def show_source(facts: Facts, source: Facts, style: str, gold: int) -> None:
 def source_table(source: Facts, gold: int) -> Table:
     """A row per token that a source keeps: what it becomes, and how the map found that."""
     table = Table(pad_edge=False, box=None)
-    for name in ("  its token", "p", "becomes", "by", "on the target's tokens", "p"):
+    for name in ("  its token", "p", "becomes", "by", "on the target", "p"):
         table.add_column(name, justify="right" if name == "p" else "left", no_wrap=name == "p")
     own = [_own_cells(token) for token in source["kept"]]
     aligned = [[_marked(token, gold), Text(percent(token["p"]))] for token in source["aligned"]["kept"]]
@@ -190,6 +192,10 @@ def _around(facts: Facts) -> Text:
     before = "".join(token["text"] for token in facts["tokens"][max(0, n - 6) : n])
     flat = before.replace("\n", "⏎").replace("\t", "⇥")
     return Text("…" + flat[-36:]).append(facts["tokens"][n]["text"].replace("\n", "⏎"), style="bold reverse")
+
+
+def _few(count: int, one: str) -> str:
+    return f"{count:,} {one}" + ("" if count == 1 else "s")
 
 
 def _marked(token: Facts, gold: int) -> Text:

@@ -26,7 +26,7 @@ def test_a_document_is_shown_and_one_token_of_it_explained(recipe: str) -> None:
     found = answer("inspect", recipe, "--doc", LONG, "--no-models")
     check_answer(found)
     assert found.code == 0
-    for words in (f"{LONG} · ", "⟦", "The true token: ", "What is taught", "fused target", "before", "after"):
+    for words in (f"{LONG} · ", "⟦", "The true token: ", "What is taught", "fused target", "before", "3 chunks"):
         assert words in found.said
     for words in ("counts most: weighted mixes by softmax(-score / 0.1)", "Nats per byte: ", "second", "its token"):
         assert words in found.said
