@@ -31,8 +31,8 @@ def show_document(facts: Facts, colour: Colour) -> None:
         console.print(Text.assemble(("Note: ", "yellow"), line))
     console.print(scores_line(facts))
     if colour == "harm":
-        console.print(Text.assemble("In the text: ", ("likelier under the targets", "green"), " than to the student, ", (
-            "less likely", "yellow"), ", ", ("much less likely", "red")))  # fmt: skip
+        less = ("less likely", "yellow"), ", ", ("much less likely", "red")
+        console.print(Text.assemble(("likelier", "green"), " under the targets than to the student, ", *less))
     console.print()
     console.print(text_of(facts, colour))
     console.print()

@@ -101,11 +101,15 @@ def first_document(run: Run, shards: Sequence[int]) -> Place:
     labels = list(run.teachers)
     own = labels.index(run.target.label) if run.target.label in labels else -1
 
-    def told(place: Place) -> tuple[bool, float]:
+    def told(place: Place) -> tuple[bool, bool, float]:
         rows = Rows(read_span({column: (path, [column])}, place.first, place.first + place.chunks)[column])
         values = np.concatenate([rows.values(column, row) for row in range(len(rows))])
         others = (values >= 0) & (values != own)
-        return len(values) in READABLE, float(others.mean()) if len(others) and column == "winner" else 0.0
+        return (
+            len(values) in READABLE,
+            len(values) > 0,
+            float(others.mean()) if len(others) and column == "winner" else 0.0,
+        )
 
     return max(found, key=told)  # the first of equals
 
