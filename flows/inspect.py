@@ -126,7 +126,7 @@ def _worst(
     with bars() as shown:
         report = silent if quiet else shown.report("worst")
         found = worst_positions(inspector.run, shards, count, by, report)
-        line = f"looked at {found.positions:,} positions that are taught, in {len(shards):,} shard{'s' * (len(shards) != 1)}"
+        line = f"looked at {found.positions:,} positions that are taught, in shards {', '.join(map(str, shards))}"
         if not quiet:
             shown.finish("worst", line)
     if not found.found:
@@ -139,7 +139,8 @@ def _at_worst(inspector: Inspector, worst: Worst, by: By, most: int, every: bool
 
     place = find_document(inspector.run, worst.doc_id, [worst.shard])
     at = inspector.number(place, worst.chunk, worst.place)
-    nats = f"{worst.nats:{'+' if by == 'harm' else ''}.2f} nats" if worst.nats < float("inf") else "ruled out"
+    number = f"{worst.nats:+.2f}" if by == "harm" else f"{worst.nats:.2f}"
+    nats = f"{number} nats" if worst.nats < float("inf") else "ruled out"
     return inspector.document(place, at=at, most=most, every=every) | {"note": f"{by} {nats}"}
 
 
