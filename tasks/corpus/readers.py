@@ -33,6 +33,7 @@ class Part(NamedTuple):
 
     split: SplitName | None
     rows: Callable[[], Iterator[Row]]
+    file: Path | None = None  # that holds them, where it is a local file of its own
 
 
 def read_documents(
@@ -120,7 +121,7 @@ def _file_parts(settings: CorpusSettings) -> list[Part]:
     groups: list[tuple[SplitName | None, list[Path]]] = list(by_split.items()) if by_split else [(None, files)]
     names = dict(zip(files, stems(root, files), strict=True))
     parts = [
-        Part(split, _opener(_ROWS[format], file, names[file], settings))
+        Part(split, _opener(_ROWS[format], file, names[file], settings), file)
         for split, members in groups
         for file in members
     ]

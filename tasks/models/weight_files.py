@@ -20,7 +20,7 @@ def check_weights(folder: Path, name: str, *, quantised: bool) -> None:
     """
     for file in sorted(folder.glob("*.safetensors")):
         what = f"model {name!r}: {file}"
-        tensors, end = _header(file, what)
+        tensors, end = read_header(file, what)
         needed = end + max((_end(tensor, what) for tensor in tensors.values()), default=0)
         if needed != (size := file.stat().st_size):
             raise ModelRefused(f"{what} has {size:,} bytes, its header says {needed:,}. Fetch the model again.")
@@ -33,7 +33,7 @@ def check_weights(folder: Path, name: str, *, quantised: bool) -> None:
                 )
 
 
-def _header(file: Path, what: str) -> tuple[dict[str, Any], int]:
+def read_header(file: Path, what: str) -> tuple[dict[str, Any], int]:
     """Return what a file says of its tensors, and where their bytes begin."""
     try:
         with file.open("rb") as stream:

@@ -1,0 +1,192 @@
+"""How much of everything a run will have: documents, bytes, tokens and positions, by what they are for."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from logitfuse.kernels.positions import positions
+from logitfuse.storage.errors import ShardCorrupt, ShardMissing
+from logitfuse.tasks.models.vocabulary import encode_texts
+from logitfuse.tasks.plan.estimates import Estimate, exact, independent, ratio_total
+from logitfuse.tasks.plan.texts import Sample, Text
+from logitfuse.tasks.training.shares import of_share
+from logitfuse.tasks.unit import Unit
+
+if TYPE_CHECKING:
+    from logitfuse.tasks.models.source import Source
+    from logitfuse.tasks.run import Run
+    from logitfuse.tasks.training.adapt_settings import AdaptSettings
+    from logitfuse.tasks.training.settings import TrainSettings
+
+AT_ONCE = 64  # documents tokenised together
+Numbers = dict[str, float]
+
+
+@dataclass
+class Amounts:
+    """Totals by name, and the seconds that tokenising took here per token of each tokenizer.
+
+    Names: documents, chunks, bytes; documents/SPLIT; tokens/TOKENIZER; positions/MODEL (what it captures),
+    squares/MODEL; target/positions (what align and fuse make); train/positions, train/sequences, train/squares;
+    adapt/MODEL (positions it is continued on); evaluate/MODEL; validation/positions.
+    """
+
+    totals: dict[str, Estimate]
+    per_token: dict[str, float] = field(default_factory=dict)
+    per_byte: float = 0.0  # seconds of reading, comparing and cutting a byte of the corpus
+
+    def of(self, name: str) -> Estimate:
+        return self.totals.get(name, exact(0))
+
+
+def count(run: Run, sample: Sample) -> Amounts:
+    """Tokenise a sample with every tokenizer of a run and estimate what the whole has."""
+    counting = _Counting(run)
+    parts: dict[str, list[Estimate]] = defaultdict(list)
+    for stratum in sample.strata:
+        blocks = counting.blocks(stratum.blocks)
+        sizes_B = np.array(stratum.sizes, np.float64)
+        for name in {name for block in blocks for name in block}:
+            amounts_B = np.array([block.get(name, 0.0) for block in blocks], np.float64)
+            parts[name].append(ratio_total(amounts_B, sizes_B, stratum.total))
+    totals = {name: independent(found) for name, found in parts.items()}
+    per_token = {label: seconds / max(tokens, 1) for label, (seconds, tokens) in counting.spent.items()}
+    return Amounts(_with_records(run, totals), per_token)
+
+
+class _Counting:
+    """Counts documents by what each stage will make of them."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.spent: dict[str, tuple[float, int]] = {}
+        self._scored: dict[str, int] = defaultdict(int)  # documents of each domain that stage evaluate takes
+
+    def blocks(self, blocks: list[list[Text]]) -> list[Numbers]:
+        """Return what each block has."""
+        flat = [text for block in blocks for text in block]
+        found = [one for i in range(0, len(flat), AT_ONCE) for one in self._several(flat[i : i + AT_ONCE])]
+        each = iter(found)
+        return [_added([next(each) for _ in block]) for block in blocks]
+
+    def _several(self, texts: list[Text]) -> list[Numbers]:
+        lengths = {label: self._lengths(label, source, texts) for label, source in self._run.tokenizers.items()}
+        return [self._one(text, {label: of[at] for label, of in lengths.items()}) for at, text in enumerate(texts)]
+
+    def _lengths(self, label: str, source: Source, texts: list[Text]) -> list[list[int]]:
+        specials = self._run.recipe.encode.special_tokens == "special"
+        chunks = [chunk for text in texts for chunk in text.chunks]
+        began = time.perf_counter()
+        encoded = encode_texts(source.tokenizer, source.vocabulary, chunks, specials=specials)
+        seconds, tokens = self.spent.get(label, (0.0, 0))
+        made = sum(len(ids) for ids, _ in encoded)
+        self.spent[label] = (seconds + time.perf_counter() - began, tokens + made)
+        each = iter(len(ids) for ids, _ in encoded)
+        return [[next(each) for _ in text.chunks] for text in texts]
+
+    def _one(self, text: Text, lengths: dict[str, list[int]]) -> Numbers:
+        """Count one document; `lengths`: the tokens of each chunk, by tokenizer."""
+        run, recipe, document = self._run, self._run.recipe, text.document
+        found: Numbers = {"documents": 1, "chunks": len(text.chunks), f"documents/{document.split}": 1}
+        found["bytes"] = sum(len(chunk.encode()) for chunk in text.chunks)
+        found |= {f"tokens/{label}": sum(of) for label, of in lengths.items()}
+        past_end = recipe.capture.past_end
+        for label, model in run.teachers.items():
+            longest = min(model.context, recipe.capture.max_length or model.context)
+            read = [min(n, longest) for n in _positions(model, lengths[model.tokenizer_label], past_end)]
+            found |= {f"positions/{label}": sum(read), f"squares/{label}": sum(n * n for n in read)}
+        mine = _positions(run.target, lengths[run.target.tokenizer_label], past_end)
+        found["target/positions"] = sum(mine)
+        if document.split == "validation":
+            found["validation/positions"] = sum(mine)
+        if document.split == "train":
+            found |= self._learnt(text, lengths, mine)
+        if document.split == recipe.evaluate.split:
+            found |= self._evaluated(text, lengths)
+        return found
+
+    def _learnt(self, text: Text, lengths: dict[str, list[int]], mine: list[int]) -> Numbers:
+        train, document, found = self._run.recipe.train, text.document, Numbers()
+        if of_share([document.doc_id], train.documents)[0]:
+            cut = [piece for length in mine for piece in _windows(length, train.sequence_length)]
+            found = {"train/positions": sum(cut), "train/sequences": len(cut), "train/squares": sum(n * n for n in cut)}
+        for label, model in self._run.given.items():
+            how = model.home.settings.adapt
+            in_it = how is not None and of_share([document.doc_id], how.documents)[0]
+            if how is None or not in_it or (how.domains and document.domain not in how.domains):
+                continue
+            read = _positions(model, lengths[model.tokenizer_label], False)
+            longest = min(how.sequence_length, model.context)
+            cut = [piece for length in read for piece in _windows(length, longest)]
+            found |= {f"adapt/{label}": sum(cut), f"adapt-sequences/{label}": len(cut)}
+        return found
+
+    def _evaluated(self, text: Text, lengths: dict[str, list[int]]) -> Numbers:
+        settings, domain = self._run.recipe.evaluate, text.document.domain
+        self._scored[domain] += 1
+        if settings.documents_per_domain is not None and self._scored[domain] > settings.documents_per_domain:
+            return {}
+        found = Numbers()
+        for label, model in self._run.given.items():
+            chunks = lengths[model.tokenizer_label][: settings.chunks_per_document]
+            read = [positions(n, start=model.start_id is not None, end=False)[1] for n in chunks]
+            found[f"evaluate/{label}"] = sum(min(n, model.context) for n in read)
+        return found
+
+
+def _positions(model: Source, lengths: list[int], past_end: bool) -> list[int]:
+    """Return the positions of a document's chunks: the last one may have an end token."""
+    start, end, last = model.start_id is not None, model.end_id is not None, len(lengths) - 1
+    return [
+        positions(length, start=start, end=end and at == last, past_end=past_end)[1]
+        for at, length in enumerate(lengths)
+    ]
+
+
+def _windows(length: int, longest: int) -> list[int]:
+    """Cut a sequence as training does."""
+    return [min(longest, length - start) for start in range(0, length, longest)]
+
+
+def _added(parts: list[Numbers]) -> Numbers:
+    total: dict[str, float] = defaultdict(float)
+    for part in parts:
+        for name, value in part.items():
+            total[name] += value
+    return dict(total)
+
+
+def _with_records(run: Run, totals: dict[str, Estimate]) -> dict[str, Estimate]:
+    """Put what records count in the place of what was estimated, where the stages stand."""
+    found = dict(totals)
+    try:
+        shards = run.shards
+    except (ShardMissing, ShardCorrupt):
+        return found
+    for name in ("documents", "chunks", "bytes"):
+        found[name] = exact(sum(record.counts[name] for record in shards))
+    for split in {split for record in shards for split in record.counts["splits"]}:
+        found[f"documents/{split}"] = exact(sum(record.counts["splits"].get(split, 0) for record in shards))
+    for label in run.tokenizers:
+        try:
+            records = [run.record(Unit("encode", label, shard)) for shard in run.shard_numbers]
+        except (ShardMissing, ShardCorrupt):
+            continue
+        found[f"tokens/{label}"] = exact(sum(record.counts["tokens"] for record in records))
+    return found
+
+
+def training_steps(positions: float, sequences: float, settings: TrainSettings | AdaptSettings) -> int:
+    """Return how many optimiser steps that makes: a step that is bound by tokens is short by half a sequence."""
+    if settings.sequences_per_step:
+        steps = math.ceil(sequences * settings.epochs / settings.sequences_per_step)
+    else:
+        mean = positions / max(sequences, 1)
+        steps = math.ceil(positions * settings.epochs / max(settings.tokens_per_step - mean / 2, mean, 1.0))
+    return min(steps, settings.max_steps) if settings.max_steps else steps

@@ -1,0 +1,199 @@
+"""The stages of a run as rows: how many units each has, how many stand, how much it reads and how much it writes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from logitfuse.storage.errors import LogitfuseError, ShardCorrupt, ShardMissing
+from logitfuse.tasks.adapt import adapt_of
+from logitfuse.tasks.arms import pair_sources, teachers_of
+from logitfuse.tasks.evaluate import contestants
+from logitfuse.tasks.execute import stage_status
+from logitfuse.tasks.plan import stored_bytes as typical
+from logitfuse.tasks.plan.amounts import Amounts, training_steps
+from logitfuse.tasks.plan.estimates import Estimate, exact
+from logitfuse.tasks.plan.sizes import model_size
+from logitfuse.tasks.stages import ORDER, STAGES
+from logitfuse.tasks.suites import asked_models, tasks_of
+
+if TYPE_CHECKING:
+    from logitfuse.tasks.run import Run
+
+PER_SHARD = frozenset({"prepare", "encode", "capture", "align", "fuse"})
+SMALL_FILE = 65_536  # bytes of a page, a table, a model's configuration
+TOKENIZER_FILES = 8e6  # bytes beside a model's weights, at most
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage for one source: `amount` in `measure` is what all its units read; `seconds` is None where unknown."""
+
+    stage: str
+    source: str | None
+    called: str | None  # how people know the source
+    units: int
+    done: int
+    measure: str
+    amount: Estimate
+    bytes: Estimate
+    bytes_done: int
+    seconds: Estimate | None = None
+    how: str = ""  # the time is known
+    steps: int = 0  # of a training
+
+    @property
+    def left(self) -> float:
+        """Share of its units that are not done."""
+        return 1 - self.done / self.units if self.units else 0.0
+
+    @property
+    def bytes_left(self) -> Estimate:
+        return self.bytes.plus(-self.bytes_done) if self.done < self.units else exact(0)
+
+
+def stage_rows(run: Run, amounts: Amounts, stages: list[str] | None = None) -> list[Row]:
+    """Return the rows of all stages, or of some, that have anything to do in this run."""
+    found = []
+    for stage in stages or ORDER:
+        standing = _standing(run, stage)
+        for source in _sources(run, stage):
+            units = _units(run, stage, source, amounts)
+            done, size = standing.get(source, (0, 0))
+            measure, amount = _amount(run, stage, source, amounts)
+            row = Row(stage, source, _called(run, stage, source), units, done, measure, amount, exact(0), size)
+            row = replace(row, steps=_steps(run, stage, source, amounts))
+            found.append(replace(row, bytes=_with_standing(row, _bytes(run, row, amounts))))
+    return found
+
+
+def _with_standing(row: Row, whole: Estimate) -> Estimate:
+    """Put the bytes of what stands in the place of their estimate."""
+    return exact(row.bytes_done) if row.done >= row.units else whole.times(row.left).plus(row.bytes_done)
+
+
+def shards_of(run: Run, amounts: Amounts) -> int:
+    """Return how many shards the corpus makes, estimated before stage prepare."""
+    try:
+        return len(run.shards)
+    except (ShardMissing, ShardCorrupt):
+        return max(1, math.ceil(amounts.of("documents").value / run.recipe.corpus.documents_per_shard))
+
+
+def _standing(run: Run, stage: str) -> dict[str | None, tuple[int, int]]:
+    """Return by source how many units are done and the bytes of their files."""
+    try:
+        statuses = stage_status(run, stage)
+    except LogitfuseError:  # told among the refusals
+        return {}
+    done, size = Counter[str | None](), Counter[str | None]()
+    for status in statuses:
+        if status.state == "done" and status.record:
+            done[status.unit.source] += 1
+            size[status.unit.source] += sum(file.bytes for file in status.record.files)
+    return {source: (done[source], size[source]) for source in done}
+
+
+def _sources(run: Run, stage: str) -> list[str | None]:
+    recipe, teachers = run.recipe, list(run.teachers)
+    if stage == "encode":
+        return list(run.tokenizers)
+    if stage in ("check", "capture", "align"):
+        return [*teachers]
+    if stage == "map":
+        return list(dict.fromkeys(source.tokenizer_label for source in run.teachers.values()))
+    if stage == "fuse":
+        return [None, *pair_sources(recipe)]
+    if stage == "evaluate":
+        return [contestant.label for contestant in contestants(run)]
+    if stage == "suites":
+        return [one.label for one in asked_models(run)] if recipe.suites.wanted else []
+    if stage in ("adapt", "train", "merge"):
+        return [unit.source for unit in STAGES[stage].units(run)]
+    return [None]
+
+
+def _units(run: Run, stage: str, source: str | None, amounts: Amounts) -> int:
+    if stage == "suites":
+        return len(tasks_of(run.recipe.suites))
+    return shards_of(run, amounts) if stage in PER_SHARD else 1
+
+
+def _amount(run: Run, stage: str, source: str | None, amounts: Amounts) -> tuple[str, Estimate]:
+    """Return what a row reads, and how much of it."""
+    if stage == "prepare":
+        return "bytes", amounts.of("bytes")
+    if stage == "encode":
+        return "tokens", amounts.of(f"tokens/{source}")
+    if stage == "capture":
+        return "tokens", amounts.of(f"positions/{source}")
+    if stage in ("align", "fuse"):
+        return "tokens", amounts.of("target/positions")
+    if stage == "headroom":
+        return "tokens", amounts.of("validation/positions")
+    if stage == "adapt":
+        return "tokens", amounts.of(f"adapt/{source}").times(adapt_of(run.given[source or ""]).epochs)
+    if stage == "train":
+        return "tokens", trained_tokens(run, amounts)
+    if stage == "evaluate":
+        label = source if source in run.given else run.target.label
+        return "tokens", amounts.of(f"evaluate/{label}")
+    return "", exact(0)
+
+
+def _steps(run: Run, stage: str, source: str | None, amounts: Amounts) -> int:
+    """Return the optimiser steps of a model's training, 0 of other stages."""
+    if stage == "adapt":
+        found = (amounts.of(f"adapt/{source}").value, amounts.of(f"adapt-sequences/{source}").value)
+        return training_steps(*found, adapt_of(run.given[source or ""]))
+    if stage != "train":
+        return 0
+    return training_steps(amounts.of("train/positions").value, amounts.of("train/sequences").value, run.recipe.train)
+
+
+def trained_tokens(run: Run, amounts: Amounts) -> Estimate:
+    """Return the tokens that an arm learns from: all of its epochs, or as many as its steps take."""
+    train, whole = run.recipe.train, amounts.of("train/positions").times(run.recipe.train.epochs)
+    if train.max_steps is None or not whole.value:
+        return whole
+    sequence = amounts.of("train/positions").value / max(1.0, amounts.of("train/sequences").value)
+    each = train.sequences_per_step * sequence if train.sequences_per_step else float(train.tokens_per_step)
+    return whole.times(min(1.0, train.max_steps * each / whole.value))
+
+
+def _called(run: Run, stage: str, source: str | None) -> str | None:
+    if stage in ("encode", "map") and source in run.tokenizers:
+        return f"{run.tokenizers[source].label}'s tokenizer"
+    return source
+
+
+def _bytes(run: Run, row: Row, amounts: Amounts) -> Estimate:
+    """Estimate what a row writes, before anything was probed."""
+    recipe, stage, source = run.recipe, row.stage, row.source
+    files = float(row.units * typical.PER_FILE.get(stage, 0))
+    if stage in ("prepare", "encode"):
+        return row.amount.times(typical.TEXT[stage]).plus(files)
+    if stage == "capture":
+        return _product(row.amount, typical.captured(recipe, run.teachers[source or ""].head_width)).plus(files)
+    if stage == "align":
+        return _product(row.amount, typical.aligned(recipe)).plus(files)
+    if stage == "fuse":
+        return _product(row.amount, typical.fused(recipe, len(teachers_of(run, source)))).plus(files)
+    if stage == "evaluate":
+        return _product(row.amount, typical.EVALUATED)
+    if stage == "map":
+        tokenizer = run.tokenizers[source or ""]
+        same = tokenizer.tokenizer_label == run.target.tokenizer_label
+        return _product(exact(tokenizer.vocabulary.size), typical.MAPPED[same])
+    if stage in ("train", "merge", "adapt"):
+        model = run.given[source or ""] if stage == "adapt" else run.target
+        return exact(model_size(model).stored + TOKENIZER_FILES)
+    return exact(0 if stage == "suites" else SMALL_FILE)
+
+
+def _product(amount: Estimate, each: float) -> Estimate:
+    """Return an estimated amount times estimated bytes of each: the wider of both errors, as they are alone."""
+    found = typical.around(amount.value * each)
+    return Estimate(found.value, min(found.low, amount.low * each), max(found.high, amount.high * each))
