@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from logitfuse.flows.plan_first import plan_first
 from logitfuse.flows.stage_progress import Made, StageProgress
 from logitfuse.flows.training_plot import training_lines
 from logitfuse.flows.work_ahead import stage_progress
@@ -38,6 +39,7 @@ def run_stages(run: Run, first: str, last: str, shown: Bars, *, plain: bool = Fa
 def _run_missing(run: Run, stages: list[str], shown: Bars, plain: bool) -> None:
     first, last = stages[0], stages[-1]
     if plain:
+        plan_first(run, stages, shown.say)
         for stage in stages:
             if is_up_to_date(run, [stage]):
                 shown.say(f"{stage}: up to date")

@@ -11,6 +11,8 @@ from logitfuse.flows.execute import stages_between
 from logitfuse.flows.form import with_form
 from logitfuse.flows.handed_out import hand_out_stage
 from logitfuse.flows.pipeline_page import StageTable
+from logitfuse.flows.plan_first import plan_first
+from logitfuse.flows.plan_page import publish_plan
 from logitfuse.flows.result_artifacts import log_result, publish_result
 from logitfuse.flows.session import Session, opened
 from logitfuse.flows.stages import STAGE_FLOWS
@@ -73,6 +75,8 @@ def _run_missing(session: Session, stages: list[str]) -> str:
                 logger.info("%s: up to date", stage)
                 table.up_to_date(stage)
                 continue
+            if not started:
+                _plan(session, stages)
             with table.at_work(stage) as note:
                 note(_run_stage(session, stage))
             started.append(stage)
@@ -83,6 +87,17 @@ def _run_missing(session: Session, stages: list[str]) -> str:
     kept = len(stages) - len(started)
     rest = {0: "", 1: "; one stage was up to date"}.get(kept, f"; {kept} stages were up to date")
     return f"ran {', '.join(started)}{rest}"
+
+
+def _plan(session: Session, stages: list[str]) -> None:
+    """Say what is ahead before the first stage that has anything to do; end what cannot fit."""
+    logger = get_run_logger()
+
+    def say(line: str) -> None:
+        logger.info(line)
+        session.watcher.say(line)
+
+    plan_first(session.run, stages, say, lambda found, line: publish_plan(session.run, found, line, logger.warning))
 
 
 def _run_stage(session: Session, stage: str) -> str:

@@ -25,6 +25,10 @@ class OutOfSpace(LogitfuseError):
     """The file system cannot take what a stage is about to write."""
 
 
+class DoesNotFit(LogitfuseError):
+    """A run needs more disk or memory than there is; said before it begins."""
+
+
 class SystemRefused(LogitfuseError):
     """The operating system does not let a run do what it needs, such as write; somebody must mend that first."""
 

@@ -103,6 +103,12 @@ class Execution(Settings):
         description="What one device can do at best, for the model FLOP utilisation (MFU); empty: known GPUs' own.",
     )
     min_free_gb: float = Field(1.0, ge=0, title="Free disk (GB)", description="Refuse to start with less than this.")
+    plan: Literal["stop", "warn", "skip"] = Field(
+        "stop",
+        title="Plan first",
+        description="Before anything is spent, a run estimates whether it fits on its disk and into memory. stop: one "
+        "that cannot is not begun. warn: it is told, and begins. skip: nothing is estimated.",
+    )
 
     @model_validator(mode="after")
     def _folder_can_be_used(self) -> Execution:

@@ -18,7 +18,8 @@ from logitfuse.tasks.corpus.settings import CorpusSettings
 
 BLOCK_BYTES = 65536  # of a file of lines
 BLOCK_ROWS = 32  # of a table
-MOST_FILES = 256  # that are opened
+MOST_FILES = 256  # of lines or tables, that are opened
+FEWEST_FILES, MOST_TEXTS = 16, 1024  # of text files, a document each
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class PartSample:
     total: float
 
 
-def sampled(parts: list[Part], settings: CorpusSettings, blocks: int) -> list[PartSample] | None:
-    """Return a sample of about so many blocks, spread evenly over files; None where that cannot be had.
+def sampled(parts: list[Part], settings: CorpusSettings, most_bytes: float) -> list[PartSample] | None:
+    """Return a sample of about so many bytes, spread evenly over files; None where that cannot be had.
 
     Lines are taken where a block of bytes begins, so a file of any size costs the same. Of compressed files only the
     beginning is read, of text files whole ones; hub data sets cannot be sampled so.
@@ -48,7 +49,8 @@ def sampled(parts: list[Part], settings: CorpusSettings, blocks: int) -> list[Pa
         return None
     chosen = parts if len(parts) <= MOST_FILES else [parts[i * len(parts) // MOST_FILES] for i in range(MOST_FILES)]
     if all(_is_text(part, settings) for part in parts):
-        return _text_samples(parts, blocks)
+        return _text_samples(parts, most_bytes)
+    blocks = max(2, int(most_bytes / BLOCK_BYTES))
     scale = len(parts) / len(chosen)
     sizes = [_file(part).stat().st_size for part in chosen]
     found = []
@@ -68,15 +70,17 @@ def _is_text(part: Part, settings: CorpusSettings) -> bool:
     return settings.format == "text" or (settings.format == "auto" and _file(part).name.endswith(".txt"))
 
 
-def _text_samples(parts: list[Part], blocks: int) -> list[PartSample]:
-    """Return whole files, as many as blocks are wanted, from each split."""
+def _text_samples(parts: list[Part], most_bytes: float) -> list[PartSample]:
+    """Return whole files of each split, evenly over their names, as many as make so many bytes."""
     found = []
+    sizes = {id(part): _file(part).stat().st_size for part in parts}
+    wanted = most_bytes / max(1.0, sum(sizes.values())) * len(parts)  # files
     for split in dict.fromkeys(part.split for part in parts):
         mine = [part for part in parts if part.split == split]
-        step = max(1, len(mine) // max(1, blocks))
-        taken = [Block(list(part.rows()), _file(part).stat().st_size) for part in mine[::step][: 2 * blocks]]
-        total = float(sum(_file(part).stat().st_size for part in mine))
-        found.append(PartSample(mine[0], taken, total))
+        count = min(len(mine), max(FEWEST_FILES, min(MOST_TEXTS, round(wanted * len(mine) / len(parts)))))
+        chosen = [mine[i * len(mine) // count] for i in range(count)]
+        taken = [Block(list(part.rows()), sizes[id(part)]) for part in chosen]
+        found.append(PartSample(mine[0], taken, float(sum(sizes[id(part)] for part in mine))))
     return found
 
 

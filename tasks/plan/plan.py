@@ -53,10 +53,10 @@ class Plan:
         return not self.refused and not self.reasons
 
 
-def glance(run: Run, most_bytes: int = GLANCE_BYTES) -> Plan:
-    """Plan a run that was checked, without any model: counts, bytes, memory, and whether it fits; takes seconds."""
+def glance(run: Run, stages: list[str], most_bytes: int = GLANCE_BYTES) -> Plan:
+    """Plan some stages of a run that was checked, without any model: counts, bytes, memory, whether it fits."""
     plan = Plan([])
-    _look(run, plan, most_bytes, None)
+    _look(run, plan, most_bytes, None, stages)
     return plan
 
 
@@ -68,7 +68,7 @@ def make_plan(
     try:
         _look(run, plan, most_bytes, devices)
     except LogitfuseError as error:
-        if str(error) not in plan.refused:
+        if not any(str(error).partition(". ")[0] in line for line in plan.refused):  # a check says where it stands
             plan.refused.append(str(error))
         return plan
     assert plan.sample is not None
@@ -82,14 +82,14 @@ def make_plan(
     return plan
 
 
-def _look(run: Run, plan: Plan, most_bytes: int, devices: Devices | None) -> None:
+def _look(run: Run, plan: Plan, most_bytes: int, devices: Devices | None, stages: list[str] | None = None) -> None:
     began = time.perf_counter()
     plan.sample = read_sample(run, most_bytes)
     reading = time.perf_counter() - began
     plan.amounts = count(run, plan.sample)
     read = sum(len(text.document.text.encode()) for text in plan.sample.texts)
     plan.amounts.per_byte = 2 * reading / max(1, read)  # stage prepare reads a corpus twice
-    plan.rows = stage_rows(run, plan.amounts)
+    plan.rows = stage_rows(run, plan.amounts, stages)
     plan.disk = disk(run, plan.rows)
     plan.needs = needs(run, plan.rows, devices)
     plan.reasons = reasons(plan.disk, plan.needs, _elsewhere(run) and devices is None)

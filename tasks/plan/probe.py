@@ -31,6 +31,7 @@ BYTES_A_TOKEN = 4
 TOKENS = {"cpu": 512, "cuda": 16_384}  # of a shard: enough for a few batches
 SHARDS = 3  # the first one warms up
 STEPS = 3  # of training; the first one warms up
+FILE_BYTES = 2_000  # of a shard's schema and footer, whatever it holds
 TIMES = 3  # that align and fuse are done, the quickest of which counts
 SPLITS = {"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"}
 Say = Callable[[str], None]
@@ -111,15 +112,16 @@ def _put(found: Probed, small: Run, stage: str, source: str | None, records: lis
 def _fitted(records: list[Record], count: str, *, first: int) -> Pace:
     """Return a pace: with `first` 1 what the first shard took more than the others is done once.
 
-    Without, seconds are a line over the shards' sizes: a share of them is each shard's own, whatever it holds.
+    Without, seconds are a line over the shards' sizes: a share of them is each shard's own, whatever it holds. Bytes
+    are the largest shard's, but for what any file takes.
     """
     sizes = [max(1, int(record.counts[count])) for record in records]
     seconds = [_seconds(record) for record in records]
-    stored = sum(file.bytes for record in records for file in record.files) / sum(sizes)
+    small, large = sizes.index(min(sizes)), sizes.index(max(sizes))
+    stored = max(0, sum(file.bytes for file in records[large].files) - FILE_BYTES) / sizes[large]
     if first and len(records) > 1:
         per_token = sum(seconds[1:]) / sum(sizes[1:])
         return Pace(max(0.0, seconds[0] - sizes[0] * per_token), 0.0, per_token, stored)
-    small, large = sizes.index(min(sizes)), sizes.index(max(sizes))
     difference = sizes[large] - sizes[small]
     slope = max(0.0, (seconds[large] - seconds[small]) / difference) if difference else seconds[0] / sizes[0]
     return Pace(0.0, max(0.0, seconds[small] - slope * sizes[small]), slope, stored)

@@ -16,7 +16,7 @@ from logitfuse.tasks.corpus.files import SPLIT_ORDER
 from logitfuse.tasks.corpus.held_out import HeldOutIndex
 from logitfuse.tasks.corpus.readers import Part, corpus_parts, located, read_documents
 from logitfuse.tasks.corpus.settings import CorpusSettings
-from logitfuse.tasks.plan.blocks import BLOCK_BYTES, PartSample, sampled
+from logitfuse.tasks.plan.blocks import PartSample, sampled
 from logitfuse.tasks.plan.rows_known import known_rows
 from logitfuse.tasks.training.held_out_sample import spread_out
 
@@ -107,7 +107,7 @@ def _corpus(run: Run, most_bytes: int) -> Sample:
         documents = [document for found, _ in begun.values() for document in found]
         kept = _without_repeats(documents, settings)
         return Sample([_one_by_one(run, kept, float(len(kept)))], True, "the whole corpus")
-    spread = sampled(parts, settings, max(2, most_bytes // BLOCK_BYTES))
+    spread = sampled(parts, settings, most_bytes)
     found = [_stratum(run, settings, split, begun[split], parts, spread) for split in splits]
     hows = dict.fromkeys(how for _, how in found)
     return Sample([stratum for stratum, _ in found], False, "; ".join(hows))
