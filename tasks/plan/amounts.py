@@ -56,6 +56,7 @@ def count(run: Run, sample: Sample) -> Amounts:
             amounts_B = np.array([block.get(name, 0.0) for block in blocks], np.float64)
             parts[name].append(ratio_total(amounts_B, sizes_B, stratum.total))
     totals = {name: independent(found) for name, found in parts.items()}
+    totals |= {name: exact(value) for name, value in sample.known.items()}
     per_token = {label: seconds / max(tokens, 1) for label, (seconds, tokens) in counting.spent.items()}
     return Amounts(_with_records(run, totals), per_token)
 

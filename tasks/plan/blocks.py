@@ -16,7 +16,8 @@ from logitfuse.tasks.corpus.documents import Row, wanted_columns
 from logitfuse.tasks.corpus.readers import Part
 from logitfuse.tasks.corpus.settings import CorpusSettings
 
-BLOCK_BYTES = 65536  # of a file of lines
+BLOCK_BYTES = 65536  # of a file of lines, at most
+FEWEST_BLOCKS = 32
 BLOCK_ROWS = 32  # of a table
 MOST_FILES = 256  # of lines or tables, that are opened
 FEWEST_FILES, MOST_TEXTS = 16, 1024  # of text files, a document each
@@ -50,13 +51,15 @@ def sampled(parts: list[Part], settings: CorpusSettings, most_bytes: float) -> l
     chosen = parts if len(parts) <= MOST_FILES else [parts[i * len(parts) // MOST_FILES] for i in range(MOST_FILES)]
     if all(_is_text(part, settings) for part in parts):
         return _text_samples(parts, most_bytes)
-    blocks = max(2, int(most_bytes / BLOCK_BYTES))
+    blocks = max(FEWEST_BLOCKS, int(most_bytes / BLOCK_BYTES))
     scale = len(parts) / len(chosen)
     sizes = [_file(part).stat().st_size for part in chosen]
-    found = []
+    found, block = [], max(1, min(BLOCK_BYTES, int(most_bytes / blocks)))
     for part, size in zip(chosen, sizes, strict=True):
         wanted = max(2, round(blocks * size / max(sum(sizes), 1)))
-        sample = _table(part, settings, wanted) if _file(part).name.endswith(".parquet") else _lines(part, wanted)
+        sample = (
+            _table(part, settings, wanted) if _file(part).name.endswith(".parquet") else _lines(part, wanted, block)
+        )
         found.append(PartSample(part, sample.blocks, sample.total * scale))
     return found
 
@@ -101,18 +104,18 @@ def _table(part: Part, settings: CorpusSettings, blocks: int) -> PartSample:
         return PartSample(part, found, float(table.metadata.num_rows))
 
 
-def _lines(part: Part, blocks: int) -> PartSample:
+def _lines(part: Part, blocks: int, block: int) -> PartSample:
     file, size = _file(part), _file(part).stat().st_size
     if file.name.endswith(".gz"):
         return _compressed(part, blocks, size)
-    if size <= blocks * BLOCK_BYTES:
-        starts = list(range(0, size, BLOCK_BYTES))
+    if size <= blocks * block:
+        starts = list(range(0, size, block))
     else:
-        starts = [i * (size - BLOCK_BYTES) // max(1, blocks - 1) for i in range(blocks)]
+        starts = [i * (size - block) // max(1, blocks - 1) for i in range(blocks)]
     found = []
     with file.open("rb") as stream:
         for start in starts:
-            end = min(start + BLOCK_BYTES, size)
+            end = min(start + block, size)
             found.append(Block(list(_rows_from(stream, start, end, file)), end - start))
     return PartSample(part, found, float(size))
 

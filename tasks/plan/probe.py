@@ -17,6 +17,7 @@ from logitfuse.tasks.checks import claim_folder
 from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.engine import silent
 from logitfuse.tasks.execute import do_prepare, do_unit
+from logitfuse.tasks.plan.stored_bytes import PER_FILE
 from logitfuse.tasks.plan.texts import Text
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.train import metrics_file
@@ -31,7 +32,6 @@ BYTES_A_TOKEN = 4
 TOKENS = {"cpu": 512, "cuda": 16_384}  # of a shard: enough for a few batches
 SHARDS = 3  # the first one warms up
 STEPS = 3  # of training; the first one warms up
-FILE_BYTES = 2_000  # of a shard's schema and footer, whatever it holds
 TIMES = 3  # that align and fuse are done, the quickest of which counts
 SPLITS = {"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"}
 Say = Callable[[str], None]
@@ -118,7 +118,7 @@ def _fitted(records: list[Record], count: str, *, first: int) -> Pace:
     sizes = [max(1, int(record.counts[count])) for record in records]
     seconds = [_seconds(record) for record in records]
     small, large = sizes.index(min(sizes)), sizes.index(max(sizes))
-    stored = max(0, sum(file.bytes for file in records[large].files) - FILE_BYTES) / sizes[large]
+    stored = max(0, sum(file.bytes for file in records[large].files) - PER_FILE) / sizes[large]
     if first and len(records) > 1:
         per_token = sum(seconds[1:]) / sum(sizes[1:])
         return Pace(max(0.0, seconds[0] - sizes[0] * per_token), 0.0, per_token, stored)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
 
 PER_SHARD = frozenset({"prepare", "encode", "capture", "align", "fuse"})
-SMALL_FILE = 65_536  # bytes of a page, a table, a model's configuration
 TOKENIZER_FILES = 8e6  # bytes beside a model's weights, at most
 
 
@@ -172,7 +171,7 @@ def _called(run: Run, stage: str, source: str | None) -> str | None:
 def _bytes(run: Run, row: Row, amounts: Amounts) -> Estimate:
     """Estimate what a row writes, before anything was probed."""
     recipe, stage, source = run.recipe, row.stage, row.source
-    files = float(row.units * typical.PER_FILE.get(stage, 0))
+    files = float(row.units * typical.PER_FILE)
     if stage in ("prepare", "encode"):
         return row.amount.times(typical.TEXT[stage]).plus(files)
     if stage == "capture":
@@ -190,7 +189,7 @@ def _bytes(run: Run, row: Row, amounts: Amounts) -> Estimate:
     if stage in ("train", "merge", "adapt"):
         model = run.given[source or ""] if stage == "adapt" else run.target
         return exact(model_size(model).stored + TOKENIZER_FILES)
-    return exact(0 if stage == "suites" else SMALL_FILE)
+    return exact(typical.PAGES.get(stage, 0))
 
 
 def _product(amount: Estimate, each: float) -> Estimate:

@@ -15,8 +15,9 @@ from logitfuse.tasks.plan.estimates import Estimate
 if TYPE_CHECKING:
     from logitfuse.tasks.recipe import Recipe
 
-TEXT = {"prepare": 0.42, "encode": 2.7}  # of a byte of text, of a token
-PER_FILE = {"prepare": 2_000, "encode": 3_600, "capture": 7_400, "align": 4_000, "fuse": 7_000}  # whatever is in it
+TEXT = {"prepare": 0.42, "encode": 2.75}  # of a byte of text, of a token
+PER_FILE = 2_000  # of a shard's schema and footer, whatever it holds
+PAGES = {"check": 300, "headroom": 30_000, "report": 150_000}  # whole
 KEPT = (0.0, 10.0, 32.0, 64.0, 512.0)  # tokens kept of a position
 CAPTURED = (5.5, 33.8, 94.7, 176.0, 1300.0)  # bytes, at a vocabulary of 49,152; the last one by extension
 ALIGNED = (4.0, 29.4, 68.0, 99.0, 420.0)  # with align.min_probability 0.001, which leaves out ever more of a larger k

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,7 @@ from logitfuse.tasks.training.held_out_sample import spread_out
 if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
 
+READ_BEYOND = 8  # times the text that is tokenised: reading is that much quicker
 TOGETHER = 8  # documents of a block, where they come one by one
 COLUMNS = ["doc_id", "text", "domain", "split"]
 
@@ -50,6 +52,7 @@ class Sample:
     strata: list[Stratum]
     whole: bool
     how: str
+    known: dict[str, float] = field(default_factory=dict)  # counted on all of it, where only some is in the strata
 
     @property
     def texts(self) -> list[Text]:
@@ -102,15 +105,30 @@ def _corpus(run: Run, most_bytes: int) -> Sample:
     if any(part.split == "validation" for part in parts):
         settings = settings.model_copy(update={"held_out_share": 0.0})
     splits = list(dict.fromkeys(part.split for part in parts))
-    begun = {split: _beginning(settings, split, most_bytes / len(splits)) for split in splits}
+    most_read = READ_BEYOND * most_bytes / len(splits)
+    begun = {split: _beginning(settings, split, most_read) for split in splits}
     if all(ended for _, ended in begun.values()):
         documents = [document for found, _ in begun.values() for document in found]
-        kept = _without_repeats(documents, settings)
-        return Sample([_one_by_one(run, kept, float(len(kept)))], True, "the whole corpus")
+        return _counted(run, _without_repeats(documents, settings), most_bytes)
     spread = sampled(parts, settings, most_bytes)
-    found = [_stratum(run, settings, split, begun[split], parts, spread) for split in splits]
+    found = [_stratum(run, settings, split, begun[split], parts, spread, most_bytes / len(splits)) for split in splits]
     hows = dict.fromkeys(how for _, how in found)
     return Sample([stratum for stratum, _ in found], False, "; ".join(hows))
+
+
+def _counted(run: Run, documents: list[Document], most_bytes: float) -> Sample:
+    """Return a corpus that was read whole; of a larger one every so many documents are tokenised."""
+    texts = [_text(run, document, None) for document in documents]
+    sizes = [float(len(document.text.encode())) for document in documents]
+    step = max(1, math.ceil(sum(sizes) / most_bytes))
+    stratum = Stratum([[text] for text in texts[::step]], sizes[::step], sum(sizes))
+    if step == 1:
+        return Sample([stratum], True, "the whole corpus")
+    known = {"documents": float(len(texts)), "chunks": float(sum(len(text.chunks) for text in texts))}
+    known["bytes"] = sum(sizes)
+    splits = Counter(document.split for document in documents)
+    known |= {f"documents/{split}": float(number) for split, number in splits.items()}
+    return Sample([stratum], False, f"every {step}. document of a corpus that was read whole", known)
 
 
 def _beginning(settings: CorpusSettings, split: SplitName | None, most_bytes: float) -> tuple[list[Document], bool]:
@@ -137,12 +155,13 @@ def _stratum(
     begun: tuple[list[Document], bool],
     parts: list[Part],
     spread: list[PartSample] | None,
+    most_bytes: float,
 ) -> tuple[Stratum, str]:
     """Return a split's sample and how it was taken."""
     documents, ended = begun
     mine = [part for part in parts if part.split == split]
     if ended:
-        return _one_by_one(run, documents, float(len(documents))), f"all of split {split}"
+        return _one_by_one(run, documents, float(len(documents)), most_bytes), f"all of split {split}"
     limit = settings.max_documents if split in (None, "train") else settings.held_out_documents
     samples = [sample for sample in spread or [] if sample.part in mine]
     rows = _rows(samples) if samples else known_rows(settings, split)
@@ -150,7 +169,8 @@ def _stratum(
         return _spread(run, settings, split, samples), "a sample from all over the corpus"
     total = min(limit or rows or len(documents), rows or limit or len(documents))
     unknown = "" if limit or rows else "; how long the corpus is is not known, so these are the least"
-    return _one_by_one(run, documents, float(total)), f"the first {len(documents):,} documents{unknown}"
+    how = f"the first {len(documents):,} documents{unknown}"
+    return _one_by_one(run, documents, float(total), most_bytes), how
 
 
 def _rows(samples: list[PartSample]) -> float:
@@ -206,9 +226,10 @@ def _group(text: Text, settings: CorpusSettings) -> tuple[bool, str]:
     return held_out, text.document.split if held_out else text.document.domain
 
 
-def _one_by_one(run: Run, documents: list[Document], total: float) -> Stratum:
-    """Put documents that come one after another into blocks of a few."""
-    texts = [_text(run, document, None) for document in documents]
+def _one_by_one(run: Run, documents: list[Document], total: float, most_bytes: float) -> Stratum:
+    """Put documents that come one after another into blocks of a few, evenly over them where they are too many."""
+    step = max(1, math.ceil(sum(len(document.text) for document in documents) / most_bytes))
+    texts = [_text(run, document, None) for document in documents[::step]]
     blocks = [texts[i : i + TOGETHER] for i in range(0, len(texts), TOGETHER)]
     return Stratum(blocks, [float(len(block)) for block in blocks], total)
 

@@ -9,9 +9,10 @@ from logitfuse.tasks.ensemble import ENSEMBLE
 from logitfuse.tasks.evaluate import bases
 from logitfuse.tasks.plan.amounts import Amounts
 from logitfuse.tasks.plan.estimates import Estimate, exact
-from logitfuse.tasks.plan.probe import FILE_BYTES, Pace, Probed
+from logitfuse.tasks.plan.probe import Pace, Probed
 from logitfuse.tasks.plan.rows import Row
 from logitfuse.tasks.plan.sizes import ModelSize, model_size
+from logitfuse.tasks.plan.stored_bytes import PER_FILE
 
 if TYPE_CHECKING:
     from logitfuse.tasks.models.source import Source
@@ -40,7 +41,7 @@ def _with_pace(row: Row, pace: Pace | None) -> Row:
     seconds = left.plus(pace.fixed + pace.per_shard * (row.units - row.done))
     size = row.bytes
     if pace.bytes_per_token is not None:
-        files = FILE_BYTES * (row.units - row.done)
+        files = PER_FILE * (row.units - row.done)
         size = row.amount.times(pace.bytes_per_token * row.left).plus(row.bytes_done + files)
     return replace(row, seconds=seconds, bytes=size, how=PROBED)
 

@@ -44,7 +44,7 @@ def test_a_small_corpus_is_counted_to_the_token(recipe_for) -> None:
 def test_a_sample_is_taken_from_all_over_the_corpus(recipe_for, kind: str) -> None:
     recipe = recipe_for(3000, kind, corpus={"format": "auto"})
     whole = count(Run(recipe), read_sample(Run(recipe), 1 << 30))
-    sample = read_sample(Run(recipe), 300_000)
+    sample = read_sample(Run(recipe), 120_000)
     assert not sample.whole and len(sample.texts) < 2000
     found = count(Run(recipe), sample)
     for name in ("documents", "bytes", f"tokens/{Run(recipe).target.tokenizer_label}", "train/positions"):
@@ -56,12 +56,25 @@ def test_a_sample_is_taken_from_all_over_the_corpus(recipe_for, kind: str) -> No
         assert abs(estimate.value - truth) <= max(wider, 0.01 * truth), (name, estimate, truth)
 
 
+def test_what_is_read_whole_is_counted_though_not_tokenised(recipe_for) -> None:
+    recipe = recipe_for(1000)
+    whole = count(Run(recipe), read_sample(Run(recipe), 1 << 30))
+    sample = read_sample(Run(recipe), 100_000)
+    found = count(Run(recipe), sample)
+    assert not sample.whole and len(sample.texts) < 500
+    for name in ("documents", "chunks", "bytes", "documents/train", "documents/validation"):
+        assert found.of(name) == whole.of(name)
+    for label in Run(recipe).tokenizers:
+        truth, estimate = whole.of(f"tokens/{label}").value, found.of(f"tokens/{label}")
+        assert not estimate.exact and estimate.value == pytest.approx(truth, rel=0.02)
+
+
 def test_limits_of_the_recipe_hold_for_samples_too(recipe_for) -> None:
     recipe = recipe_for(3000, corpus={"max_documents": 1200, "held_out_share": 0.0})
-    found = count(Run(recipe), read_sample(Run(recipe), 100_000))
+    found = count(Run(recipe), read_sample(Run(recipe), 20_000))
     assert found.of("documents").value == 1200
     recipe = recipe_for(3000, corpus={"domains": ["a"], "documents_per_domain": 300, "held_out_share": 0.0})
-    found = count(Run(recipe), read_sample(Run(recipe), 300_000))
+    found = count(Run(recipe), read_sample(Run(recipe), 120_000))
     assert abs(found.of("documents").value / 300 - 1) < 0.1
 
 
