@@ -78,6 +78,8 @@ def show_plan(run: Run, found: Plan) -> None:
         errors.print(f"[bold red]Refused:[/] {escape(line)}", highlight=False, soft_wrap=True)
     for line in found.reasons:
         errors.print(f"[bold red]Does not fit:[/] {escape(line)}", highlight=False, soft_wrap=True)
+    if found.sample is None:
+        errors.print("Nothing can be planned until this is mended.", highlight=False)
     if found.goes:
         console.print("It can go: [bold]logitfuse run[/] does what is missing.", highlight=False)
 

@@ -47,8 +47,8 @@ def told(estimate: Estimate, measure: str = "") -> str:
 
 
 def size(estimate: Estimate) -> str:
-    """Write bytes with their error."""
-    return gigabytes(estimate.value) + _error(estimate) if estimate.value >= 1e5 else quantity(estimate.value, "bytes")
+    """Write bytes with their error: `2.2 MB ± 15%`."""
+    return gigabytes(estimate.value) + _error(estimate)
 
 
 def _error(estimate: Estimate) -> str:
@@ -75,17 +75,15 @@ def _stages(plan: Plan) -> PlanTable:
     rows = [_row(row) for row in plan.rows]
     disk, notes = plan.disk, []
     assert disk is not None
-    left = duration(plan.seconds.value) if plan.timed else UNKNOWN
+    left = _time(plan.seconds) if plan.timed else UNKNOWN
     rows.append(["all", "", "", "", left, size(disk.results) + " left"])
     if plan.timed:
         notes.append(f"Time left: on {plan.timed}.")
     if any(row.how == COMPUTED for row in plan.rows) and any(row.how == ELSEWHERE for row in plan.rows):
         notes.append("Data stages, which no GPU speeds up: as measured on CPU cores (docs/plan.md).")
     free = "an object store" if disk.free is None else f"{gigabytes(disk.free)} free"
-    notes.append(
-        f"Disk: at most {gigabytes(disk.needed.high)} more, {gigabytes(disk.checkpoints)} of it for checkpoints while "
-        f"a model is trained; {free} at {disk.place}."
-    )
+    kept = f", {gigabytes(disk.checkpoints)} of it for checkpoints while a model is trained" if disk.checkpoints else ""
+    notes.append(f"Disk: at most {gigabytes(disk.needed.high)} more{kept}; {free} at {disk.place}.")
     if plan.headroom is not None:
         notes.append(_headroom(plan))
     return PlanTable("The stages", ["stage", "of", "done", "reads", "time left", "disk"], rows, notes)

@@ -111,8 +111,7 @@ def reasons(where: Disk, memory: list[Need], elsewhere: bool) -> list[str]:
     if not where.fits:
         assert where.free is not None
         found.append(
-            f"run folder {where.place}: it still needs at least {gigabytes(where.needed.low)} "
-            f"({gigabytes(where.checkpoints)} of it for checkpoints while a model is trained), and "
+            f"run folder {where.place}: it still needs at least {gigabytes(where.needed.low)}{_beside(where)}, and "
             f"{gigabytes(where.free)} are free. Make room, choose another execution.folder, keep fewer checkpoints "
             "(execution.keep_checkpoints), a smaller capture.k or capture.codec compact."
         )
@@ -127,6 +126,10 @@ def reasons(where: Disk, memory: list[Need], elsewhere: bool) -> list[str]:
     return found
 
 
+def _beside(where: Disk) -> str:
+    return f" ({gigabytes(where.checkpoints)} of it for checkpoints while a model is trained)" * bool(where.checkpoints)
+
+
 def _advice(stage: str) -> str:
     if stage == "capture":
         return "Use a device with more memory, or a smaller source."
@@ -134,5 +137,7 @@ def _advice(stage: str) -> str:
 
 
 def gigabytes(size: float) -> str:
-    """Write bytes in GB, or MB where they are few."""
-    return f"{size / 1e9:,.1f} GB" if size >= 0.95e9 else f"{size / 1e6:,.1f} MB"
+    """Write bytes in GB, or in MB or kB where they are few."""
+    if size >= 0.95e9:
+        return f"{size / 1e9:,.1f} GB"
+    return f"{size / 1e6:,.1f} MB" if size >= 0.95e6 else f"{size / 1e3:,.1f} kB"

@@ -128,7 +128,7 @@ def _counted(run: Run, documents: list[Document], most_bytes: float) -> Sample:
     known["bytes"] = sum(sizes)
     splits = Counter(document.split for document in documents)
     known |= {f"documents/{split}": float(number) for split, number in splits.items()}
-    return Sample([stratum], False, f"every {step}. document of a corpus that was read whole", known)
+    return Sample([stratum], False, f"one in {step} documents of a corpus that was read whole", known)
 
 
 def _beginning(settings: CorpusSettings, split: SplitName | None, most_bytes: float) -> tuple[list[Document], bool]:
