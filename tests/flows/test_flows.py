@@ -180,7 +180,9 @@ def test_a_watcher_sees_every_unit_and_no_run_is_opened_twice(prepared: Recipe) 
     (progress,) = watcher.shown
     assert progress.stage == "encode" and progress.standing().percent == 100
     assert len(watcher.units) == 6
-    assert re.fullmatch(r"encode: 6 done, 0 kept in [\d.]+ s, [\d,]+ tokens, [\d.,]+( k)? tokens/s", watcher.lines[0])
+    ahead, said = watcher.lines
+    assert ahead.startswith("plan: 30 documents, ")
+    assert re.fullmatch(r"encode: 6 done, 0 kept in [\d.]+ s, [\d,]+ tokens, [\d.,]+( k)? tokens/s", said)
 
 
 @pytest.mark.parametrize("broken", ["create_progress_artifact", "update_progress_artifact", "create_table_artifact"])
