@@ -1,8 +1,8 @@
 """What `logitfuse plan` says before a run, against what the run then has: tokens, bytes and time.
 
-Plans a recipe twice (with its whole text, and from a small part of it), runs it in a folder of its own, and compares.
-tokens_off: of the tokenizer that is furthest off, |predicted over actual - 1|. tokens_off_sampled: the same of the plan
-that read a third of the text. bytes_off: of all files of the data stages together; stage_bytes_off of the stage that is
+Plans a recipe, runs it in a folder of its own, and compares. tokens_off: of the tokenizer that is furthest off,
+|predicted over actual - 1|. tokens_off_sampled: the same of a plan of the corpus without `max_documents`, from 1 MB of
+its text, against a plan that tokenises all of it. bytes_off: of all files of the data stages together; stage_bytes_off of the stage that is
 furthest off. time_off: of the whole run, its wall against the sum of the stages'. The run's own lines and the plan's
 probe compute on the same machine one after the other: on one that has other work, both times mean little, so its load
 stands beside them.
@@ -57,16 +57,17 @@ def compare(recipe: str, overrides: list[str], json_file: Path | None) -> None:
     began = time.monotonic()
     planned = command("plan", recipe, overrides, "--json")
     probed = time.monotonic() - began
-    size = planned["text"]["bytes"]["value"] / 3 / 2**20
-    sampled = command("plan", recipe, overrides, "--json", "--no-probe", "--sample", f"{max(size, 0.01):.3f}")
+    every = [*overrides, "corpus.max_documents=null"]
+    sampled = command("plan", recipe, every, "--json", "--no-probe", "--sample", "1")
+    counted = command("plan", recipe, every, "--json", "--no-probe", "--sample", "1000")
     loads.append(os.getloadavg()[0])
     subprocess.run(line("run", recipe, overrides, "--plain"), check=True, stdout=subprocess.DEVNULL)
     loads.append(os.getloadavg()[0])
     actual = made(Run(read_recipe(recipe, overrides)))
     stages = {stage: (total(planned, stage), actual[stage]) for stage in actual}
     metrics = {
-        "tokens_off": tokens_off(planned, actual),
-        "tokens_off_sampled": tokens_off(sampled, actual),
+        "tokens_off": tokens_off(planned, actual["tokenizers"]),
+        "tokens_off_sampled": tokens_off(sampled, total(counted, "tokenizers")),
         "bytes_off": off(*(sum(stages[stage][side]["bytes"] for stage in DATA) for side in (0, 1))),
         "stage_bytes_off": max(off(stages[stage][0]["bytes"], stages[stage][1]["bytes"]) for stage in DATA),
         "time_off": off(planned["seconds_left"]["value"], actual["all"]["seconds"]),
@@ -79,6 +80,12 @@ def compare(recipe: str, overrides: list[str], json_file: Path | None) -> None:
         "plan_s": round(probed, 1),
         "predicted_s": planned["seconds_left"]["value"],
         "actual_s": actual["all"]["seconds"],
+        "sampled": {
+            "documents": sampled["text"]["sample_documents"],
+            "of": counted["text"]["documents"]["value"],
+            "tokens": sampled["tokens"],
+            "counted": counted["tokens"],
+        },
         "load": [round(load, 2) for load in loads],
         "stages": {name: {"predicted": one, "actual": other} for name, (one, other) in stages.items()},
     }
@@ -129,9 +136,9 @@ def total(planned: Facts, stage: str) -> dict[str, float]:
     return {"bytes": sum(row["bytes"]["value"] for row in rows), "seconds": sum(seconds)}
 
 
-def tokens_off(planned: Facts, actual: dict[str, dict[str, float]]) -> float:
+def tokens_off(planned: Facts, actual: dict[str, float]) -> float:
     """Return how far the worst tokenizer's number of tokens is off."""
-    return max(off(row["value"], actual["tokenizers"][row["tokenizer"]]) for row in planned["tokens"])
+    return max(off(row["value"], actual[row["tokenizer"]]) for row in planned["tokens"])
 
 
 def off(predicted: float, actual: float) -> float:

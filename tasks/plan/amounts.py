@@ -39,7 +39,6 @@ class Amounts:
 
     totals: dict[str, Estimate]
     per_token: dict[str, float] = field(default_factory=dict)
-    per_byte: float = 0.0  # seconds of reading, comparing and cutting a byte of the corpus
 
     def of(self, name: str) -> Estimate:
         return self.totals.get(name, exact(0))

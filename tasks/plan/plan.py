@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -83,12 +82,8 @@ def make_plan(
 
 
 def _look(run: Run, plan: Plan, most_bytes: int, devices: Devices | None, stages: list[str] | None = None) -> None:
-    began = time.perf_counter()
     plan.sample = read_sample(run, most_bytes)
-    reading = time.perf_counter() - began
     plan.amounts = count(run, plan.sample)
-    read = sum(len(text.document.text.encode()) for text in plan.sample.texts)
-    plan.amounts.per_byte = 2 * reading / max(1, read)  # stage prepare reads a corpus twice
     plan.rows = stage_rows(run, plan.amounts, stages)
     plan.disk = disk(run, plan.rows)
     plan.needs = needs(run, plan.rows, devices)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
 
 # Seconds a token (prepare: a byte) of one core of the two-core machine of benchmarks/results/scale-2cpu.json, over
-# 100 million tokens: for plans that are made for other devices, whose data stages nobody has probed.
+# 100 million tokens: for plans that are made for other devices, whose data stages nobody has probed. Prepare reads
+# twice.
 ON_A_CPU = {"prepare": 0.2e-6, "encode": 1.5e-6, "align": 2.3e-6, "fuse": 1.4e-6}
 RECOMPUTED = 4 / 3  # a training step with gradient checkpointing over one without
 FROZEN = 2 / 3  # of a training step's operations, where weights are frozen
@@ -52,7 +53,7 @@ def _pace(run: Run, row: Row, found: Probed, amounts: Amounts) -> Pace | None:
     if row.stage == "encode" and (pace := paces.get(("encode", source))):
         return replace(pace, per_token=amounts.per_token.get(source or "", pace.per_token))
     if row.stage == "prepare" and (pace := paces.get(("prepare", None))):
-        return replace(pace, per_token=amounts.per_byte)
+        return replace(pace, per_token=ON_A_CPU["prepare"])  # a probe is too short to tell
     if row.stage == "fuse":
         return paces.get(("fuse", None))
     if row.stage == "train":
