@@ -2,10 +2,10 @@
 
 Plans a recipe, runs it in a folder of its own, and compares. tokens_off: of the tokenizer that is furthest off,
 |predicted over actual - 1|. tokens_off_sampled: the same of a plan of the corpus without `max_documents`, from 1 MB of
-its text, against a plan that tokenises all of it. bytes_off: of all files of the data stages together; stage_bytes_off of the stage that is
-furthest off. time_off: of the whole run, its wall against the sum of the stages'. The run's own lines and the plan's
-probe compute on the same machine one after the other: on one that has other work, both times mean little, so its load
-stands beside them.
+its text, against a plan that tokenises all of it. bytes_off: of all files of the data stages together; stage_bytes_off
+of the stage that is furthest off. time_off: of the whole run, its wall against the sum of the stages'. The run and the
+plan's probe compute on the same machine one after the other: on one that has other work both times mean little, so its
+load stands beside them.
 """
 
 import json
