@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from logitfuse.flows.progress_notes import noting
 from logitfuse.flows.stage_progress import Made, StageProgress
 from logitfuse.flows.training_plot import training_lines
 from logitfuse.flows.work_ahead import stage_progress
@@ -115,7 +116,7 @@ def _run_plainly(
     units = [Unit("prepare")] if stage == "prepare" else chosen_units(run, stage, source, shards)
     progress, began = stage_progress(run, stage, units, redo=redo), time.monotonic()
     states: list[str] = []
-    with shown.showing(progress):
+    with shown.showing(progress), noting(run.store, progress):
         for name, outcome in _done_plainly(run, stage, units, progress, shown, redo):
             states.append(outcome.state)
             tokens = None if isinstance(name, str) else progress.tokens_made(name)

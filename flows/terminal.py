@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import unicodedata
 from contextlib import suppress
 from typing import Any
 
@@ -42,3 +43,16 @@ class LastingConsole(Console):
                 f"logitfuse: what is printed cannot be written any more ({error.strerror}); the work goes on.",
                 highlight=False,
             )
+
+
+def harmless(text: str, encoding: str = "utf-8") -> str:
+    """Return text with control characters, but for line ends and tabs, written as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    shown = "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else ascii(c)[1:-1] for c in text)
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def one_line(text: str) -> str:
+    """Return text that takes one line as long as it looks: what cannot be seen is written as escapes, tabs too."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
