@@ -14,6 +14,8 @@ from logitfuse.flows.pace import duration, quantity, scaled
 from logitfuse.flows.terminal import one_line
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from logitfuse.flows.pace import Standing
     from logitfuse.flows.stage_progress import StageProgress
     from logitfuse.tasks.unit import Unit
@@ -43,7 +45,9 @@ def bar_table(bars: Sequence[Bar], width: int) -> Table:
     return table
 
 
-def _drawn(at: Standing) -> ProgressBar:
+def _drawn(at: Standing) -> RenderableType:
+    if at.total is None and not at.done:  # it has not begun, or not said anything yet
+        return Text()
     return ProgressBar(total=at.total, completed=at.done, pulse=at.total is None)
 
 
@@ -61,7 +65,7 @@ def _cells(at: Standing, width: int) -> Iterator[str]:
 
 def _short(value: float, measure: str) -> str:
     """Write a speed in few columns: `12,345 tok`."""
-    return quantity(value, measure) if measure == "bytes" else f"{scaled(value)} {measure[:3]}"
+    return f"{scaled(value)} tok" if measure == "tokens" else quantity(value, measure)
 
 
 def stage_bars(stage: StageProgress) -> list[Bar]:

@@ -19,7 +19,7 @@ from logitfuse.flows.evaluate import evaluate
 from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.headroom_command import headroom
 from logitfuse.flows.init.command import init
-from logitfuse.flows.json_answers import answer_error, is_json_wanted
+from logitfuse.flows.json_answers import answer_error, is_json_wanted, words_again
 from logitfuse.flows.loudness import Loudness, loudness
 from logitfuse.flows.inspect import inspect
 from logitfuse.flows.push import push
@@ -79,6 +79,8 @@ def main() -> None:
             _end(type(told).__name__, str(told), ExitCode.REFUSED)
         traceback.print_exc()
         _end("Defect", f"this is a defect of logitfuse: {error!r}", ExitCode.DEFECT)
+    finally:
+        words_again()  # also where a command did not come so far as to do it itself
 
 
 def _run_app() -> None:
@@ -91,9 +93,11 @@ def _run_app() -> None:
         if not hasattr(error, "format_message"):  # those of typer (of click, in its older versions): wrong usage
             raise
         code = ExitCode.REFUSED
-        rich_utils.rich_format_error(error)
+        rich_utils.rich_format_error(error)  # type: ignore[arg-type]
         if is_json_wanted():
             answer_error("Usage", error.format_message(), code)
+    if code == ExitCode.INTERRUPTED:
+        _end("Stopped", "stopped: Ctrl-C. What was finished stays; the same command goes on from there.", code)
     if code:
         sys.exit(int(code))
 

@@ -47,7 +47,9 @@ def complete_stage(incomplete: str) -> list[str]:
 
 def complete_source(ctx: typer.Context, incomplete: str) -> list[str]:
     """Offer the short names of the models of the recipe that stands before."""
-    recipe = _recipe(str(ctx.params.get("recipe") or ""))
+    # Behind an option that wants a value still, what stands before it was not told apart.
+    words = [str(ctx.params.get("recipe") or ""), *reversed(ctx.args)]
+    recipe = next(filter(None, map(_recipe, words)), {})
     models = [recipe.get("target"), *(recipe.get("sources") or [])]
     labels = [model_label(str(m.get("name") or ""), str(m.get("model") or "")) for m in models if isinstance(m, dict)]
     return [label for label in dict.fromkeys(labels) if label.startswith(incomplete)]
@@ -76,4 +78,4 @@ def _recipe(path: str) -> dict[str, Any]:
         content = parse_yaml(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError, YamlRefused):
         return {}
-    return content if isinstance(content, dict) and isinstance(content.get("sources") or [], list) else {}
+    return content if isinstance(content, dict) and isinstance(content.get("sources", []), list) else {}

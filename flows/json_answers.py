@@ -19,11 +19,12 @@ def json_asked(ctx: typer.Context, asked: bool) -> bool:
     """Option callback: keep standard output for the answer as soon as JSON is asked for."""
     if asked:
         console.stderr = True
-        ctx.call_on_close(_words_again)
+        ctx.call_on_close(words_again)
     return asked
 
 
-def _words_again() -> None:
+def words_again() -> None:
+    """Let words go to standard output, as they do where no JSON is asked for."""
     console.stderr = False
 
 

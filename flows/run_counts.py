@@ -69,6 +69,10 @@ class Wanted:
     def _is_complete(self, stage: str) -> bool:
         return stage in self.found and all(status.state == "done" for status in self.found[stage])
 
+    def is_done(self, counts: Iterable[StageCount]) -> bool:
+        """Whether nothing is left to do."""
+        return all(self._is_complete(stage) for stage in self.found)
+
     @property
     def units(self) -> list[UnitStatus]:
         return [status for statuses in self.found.values() for status in statuses]
@@ -106,6 +110,9 @@ class Standing:
         shards = max(self._shards.values(), default=(0.0, 0))[1]
         counts = [_count(place, results, shards) for place, results in found.items() if results]
         return sorted(counts, key=lambda count: STAGES.index(count.stage))
+
+    def is_done(self, counts: Iterable[StageCount]) -> None:
+        """Nobody knows without the recipe."""
 
     def _place(self, store: LocalStore, place: str) -> list[_Result]:
         newest: dict[str, _Result] = {}

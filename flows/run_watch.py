@@ -32,6 +32,8 @@ class Counted(Protocol):
 
     def look(self) -> list[StageCount]: ...
 
+    def is_done(self, counts: Sequence[StageCount]) -> bool | None: ...
+
 
 @dataclass(frozen=True)
 class RunState:
@@ -44,11 +46,13 @@ class RunState:
     losses: Sequence[Losses]
     free: str
     last: dict[str, Any] | None  # of the journal
+    is_done: bool | None  # None: nobody knows what is wanted
 
     @property
-    def is_done(self) -> bool:
-        """Whether nothing is missing, as far as it is known."""
-        return bool(self.counts) and all(count.done == count.total for count in self.counts)
+    def is_over(self) -> bool:
+        """Whether there is nothing to wait for; without a recipe that is a report beside which nobody works."""
+        reported = any(count.stage == STAGES[-1] for count in self.counts)
+        return not self.notes and (reported if self.is_done is None else self.is_done)
 
     @property
     def bytes(self) -> int:
@@ -102,20 +106,22 @@ class RunState:
             "losses": [losses.facts() for losses in self.losses],
             "bytes": self.bytes,
             "last": self.last,
+            "up_to_date": self.is_done,
         }
 
 
 def run_state(name: str, store: LocalStore, counted: Counted) -> RunState:
     """Look at a run."""
-    root = store.root
+    counts, root = counted.look(), store.root
     return RunState(
-        name,
-        store.place,
-        counted.look(),
-        read_notes(store),
-        newest_losses(root),
-        free_disk(root),
-        last_of_journal(store),
+        name=name,
+        place=store.place,
+        counts=counts,
+        notes=read_notes(store),
+        losses=newest_losses(root),
+        free=free_disk(root),
+        last=last_of_journal(store),
+        is_done=counted.is_done(counts),
     )
 
 
@@ -182,7 +188,7 @@ class _Watched:
             if (line := plain_line(self.state)) != said:
                 say(line)
                 said = line
-            if self.state.is_done and not self.state.notes:
+            if self.state.is_over:
                 return
             began = time.monotonic()
             time.sleep(seconds)

@@ -7,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import ConsoleOptions, RenderableType
-from rich.live import Live
 from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
@@ -18,7 +17,7 @@ from logitfuse.flows.live_view import LiveView
 from logitfuse.flows.loudness import Loudness, loudness
 from logitfuse.flows.repeating import repeating
 from logitfuse.flows.stage_progress import Ahead, Measure, StageProgress
-from logitfuse.flows.terminal import LastingConsole, harmless
+from logitfuse.flows.terminal import LastingConsole, ResizableLive, harmless
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def bars(overview: Overview | None = None) -> Iterator[Bars]:
     elif console.is_terminal and not console.is_dumb_terminal and loudness() is Loudness.NORMAL:
         with (
             overview.kept_up_to_date() if overview else nullcontext(),
-            Live(get_renderable=shown.rows, console=console, refresh_per_second=4, transient=True),
+            ResizableLive(get_renderable=shown.rows, console=console, refresh_per_second=4, transient=True),
         ):
             yield shown
     else:

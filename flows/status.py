@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,6 @@ from logitfuse.flows.json_answers import answer
 from logitfuse.flows.options import JsonOption, SetOption
 from logitfuse.flows.show import console, status_table
 from logitfuse.storage.errors import BadInput
-from logitfuse.storage.urls import is_url
 
 if TYPE_CHECKING:
     from logitfuse.flows.run_counts import Standing, Wanted
@@ -44,22 +44,27 @@ def status(
     """
     from logitfuse.flows.run_watch import run_state
     from logitfuse.flows.run_watch import watch as watched
+    from logitfuse.storage.urls import is_url
 
     if watch and as_json:
         raise BadInput("--watch shows, --json answers once. Leave one of them out.")
     name, store, counted = _folder(recipe, overrides) if _is_run_folder(recipe) else _recipe(recipe, overrides)
     if watch:
         seconds = SECONDS_OF_A_STORE if is_url(store.place) else SECONDS
-        state = watched(lambda: run_state(name, store, counted), seconds)
+        try:
+            state = watched(lambda: run_state(name, store, counted), seconds)
+        except KeyboardInterrupt:  # the usual way to end it
+            sys.exit(ExitCode.INTERRUPTED)
     else:
         state = run_state(name, store, counted)
         answer(facts(state, counted)) if as_json else show(state, counted)
-    if hasattr(counted, "units") and not state.is_done:
+    if state.is_done is False:
         raise typer.Exit(ExitCode.ANSWERED_NO)
 
 
 def _is_run_folder(place: str) -> bool:
-    from logitfuse.tasks.run_file import RUN_FILE
+    from logitfuse.storage.places import RUN_FILE
+    from logitfuse.storage.urls import is_url
 
     try:
         return is_url(place) or (Path(place).expanduser() / RUN_FILE).exists()
@@ -71,15 +76,16 @@ def _folder(place: str, overrides: list[str] | None) -> tuple[str, LocalStore, S
     """Open a run by its folder alone."""
     from logitfuse.flows.run_counts import Standing
     from logitfuse.storage.places import open_store
-    from logitfuse.storage.urls import check_url
+    from logitfuse.storage.urls import check_url, is_url
 
     if overrides:
         raise BadInput(f"{place}: a run's folder has no recipe in it that --set could change. Give the recipe.")
     if is_url(place):
         folder, _, name = check_url(place, "run folder").rpartition("/")
     else:
-        whole = Path(place).expanduser().absolute()
-        folder, name = str(whole.parent), whole.name
+        path = Path(place).expanduser()
+        path = path if path.name else path.absolute()
+        folder, name = str(path.parent), path.name
     store = open_store(folder, name)
     if store.is_empty():
         raise BadInput(f"run folder {place}: nothing lies there. Give the folder that a run made, or its recipe.")
@@ -90,6 +96,7 @@ def _recipe(recipe: str, overrides: list[str] | None) -> tuple[str, LocalStore, 
     """Open a run by its recipe."""
     from logitfuse.flows.run_counts import Wanted
     from logitfuse.storage.places import open_store
+    from logitfuse.storage.urls import is_url
     from logitfuse.tasks.checks import check_place
     from logitfuse.tasks.recipe import read_recipe
     from logitfuse.tasks.run import Run
@@ -105,12 +112,12 @@ def facts(state: RunState, counted: Wanted | Standing) -> dict[str, Any]:
     """Return what `--json` prints; without a recipe nobody knows what is missing."""
     units = getattr(counted, "units", None)
     if units is None:
-        return {**state.facts(), "up_to_date": None, "units": None}
+        return {**state.facts(), "units": None}
     listing = [
         {"stage": s.unit.stage, "source": s.unit.source, "shard": s.unit.shard, "state": s.state, "why": s.why}
         for s in units
     ]
-    return {**state.facts(), "up_to_date": state.is_done, "units": listing}
+    return {**state.facts(), "units": listing}
 
 
 def show(state: RunState, counted: Wanted | Standing) -> None:

@@ -8,9 +8,29 @@ import unicodedata
 from contextlib import suppress
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable
+from rich.live import Live
+from rich.segment import Segment
 
 GONE = frozenset({errno.EPIPE, errno.EIO})
+
+
+class ResizableLive(Live):
+    """Live, also where the terminal becomes narrower and breaks the lines that stand there, so that they are more."""
+
+    _width: int | None = None
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Take the broken lines into account before they are replaced."""
+        before, self._width = self._width, self.console.width
+        shape = getattr(self._live_render, "_shape", None)
+        if before is not None and self._width < before and shape is not None and not self._alt_screen:
+            self._live_render._shape = (shape[0], max(shape[1], self._lines_now(before, self._width)))
+        return super().process_renderables(renderables)
+
+    def _lines_now(self, before: int, now: int) -> int:
+        lines = self.console.render_lines(self.renderable, self.console.options.update_width(before), pad=False)
+        return sum(max(1, -(-Segment.get_line_length(line) // now)) for line in lines)
 
 
 class LastingConsole(Console):

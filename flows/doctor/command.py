@@ -27,8 +27,8 @@ def doctor(
 ) -> None:
     """Check the installation: Python, packages, GPU, memory, disks, Prefect's server, the model hub.
 
-    Exit code 1 if something is broken, else 0: what is only absent, such as a GPU, is no fault. Shows no password and no
-    token. Examples: logitfuse doctor · logitfuse doctor --offline --json
+    Exit code 1 if something is broken, else 0: what is only absent, such as a GPU, is no fault. Shows no secret.
+    Examples: logitfuse doctor · logitfuse doctor --offline --json
     """
     found: list[Finding] = []
     for finding in findings(folder, ask=not offline):

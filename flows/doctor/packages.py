@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from logitfuse.flows.doctor.findings import Finding
+from logitfuse.flows.doctor.findings import Finding, State
 
 OLDEST_PYTHON = (3, 11)
 # What each extra is for, in the order in which it is told; those for developers are left out.
@@ -29,7 +29,7 @@ EXTRAS = {
 
 def check_packages() -> Iterator[Finding]:
     """Yield what holds for Python, for the packages that are needed, and for the extras."""
-    state = "fine" if sys.version_info >= OLDEST_PYTHON else "broken"
+    state: State = "fine" if sys.version_info >= OLDEST_PYTHON else "broken"
     mend = "" if state == "fine" else "Make the environment anew with Python 3.11 or newer."
     yield Finding("Packages", "Python", state, f"{platform.python_version()} ({sys.executable})", mend)
     needed, extras = requirements()

@@ -59,13 +59,13 @@ def _ask_hub(model: str) -> Model:
     except HfHubHTTPError as error:
         said = str(error).strip().splitlines()
         raise ModelRefused(
-            f"model {model!r}: the hub does not give it ({said[0] if said else type(error).__name__}). Check the name and, "
-            "for a gated or private model, HF_TOKEN."
+            f"model {model!r}: the hub does not give it ({said[0] if said else type(error).__name__}). Check the name "
+            "and, for a gated or private model, HF_TOKEN."
         ) from error
     except Exception as error:  # no network; the client raises httpx's, its own and OSErrors
         raise ModelRefused(
-            f"model {model!r}: the hub cannot be asked about it ({type(error).__name__}). Give a folder or package:NAME, "
-            "or write the recipe unchecked: --no-check."
+            f"model {model!r}: the hub cannot be asked about it ({type(error).__name__}). Give a folder or "
+            "package:NAME, or write the recipe unchecked: --no-check."
         ) from error
     return Model(found.safetensors.total if found.safetensors else None)
 

@@ -66,7 +66,7 @@ def _corpus(answers: Answers, sizes: Sizes) -> Iterator[str]:
     if answers.text_column != "text":
         yield _field(2, "text_column", answers.text_column)
     yield _field(
-        2, "held_out_share", sizes.held_out_share, "of the documents: never trained on, all models are scored on it"
+        2, "held_out_share", sizes.held_out_share, "of the documents: never trained on; every model is scored on it"
     )
     yield _field(
         2, "documents_per_shard", sizes.documents_per_shard, "what is redone at once where something goes wrong"

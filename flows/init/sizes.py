@@ -105,5 +105,6 @@ def fits(target: Model, sources: Sequence[Model], place: Place) -> str:
     if largest * 2 > place.gpu_gb * 1e9 * 0.9:
         return f"a source has {largest / 1e9:.1f} G parameters, more than one GPU of {place.gpu_gb:.0f} GB holds"
     if (target.parameters or 0) * BYTES_PER_PARAMETER > place.gpus * place.gpu_gb * 1e9 * 0.9:
-        return f"training {(target.parameters or 0) / 1e9:.1f} G parameters wants more than these GPUs have: see train.lora"
+        count = (target.parameters or 0) / 1e9
+        return f"training {count:.1f} G parameters wants more than these GPUs have: see train.lora"
     return ""
