@@ -41,7 +41,7 @@ def init(
     """
     if out is not None:
         _refuse_standing(out, force)
-    if target is None and not sources and corpus is None and sys.stdin.isatty():
+    if target is None and not sources and corpus is None and _is_asked_in_a_terminal():
         answers, known, text = _asked(name, folder, control, check)
     else:
         answers, known, text = _given(target, sources, corpus, text_column, name, folder, control, check)
@@ -50,6 +50,10 @@ def init(
     content = _written(answers, known, text, check)
     write_text(file, content)
     console.print(f"Next: logitfuse run {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _is_asked_in_a_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _refuse_standing(file: Path, force: bool) -> None:
