@@ -20,8 +20,8 @@ from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.headroom_command import headroom
 from logitfuse.flows.init.command import init
 from logitfuse.flows.json_answers import answer_error, is_json_wanted, words_again
-from logitfuse.flows.loudness import Loudness, loudness
 from logitfuse.flows.inspect import inspect
+from logitfuse.flows.loudness import wants_traceback
 from logitfuse.flows.push import push
 from logitfuse.flows.run_command import run, stage
 from logitfuse.flows.show import errors
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def _run_app() -> None:
-    """Run the command of `sys.argv`; raise SystemExit with its exit code unless that is 0."""
+    """Run the command of `sys.argv`; raise SystemExit with its exit code."""
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
@@ -98,12 +98,11 @@ def _run_app() -> None:
             answer_error("Usage", error.format_message(), code)
     if code == ExitCode.INTERRUPTED:
         _end("Stopped", "stopped: Ctrl-C. What was finished stays; the same command goes on from there.", code)
-    if code:
-        sys.exit(int(code))
+    sys.exit(int(code or ExitCode.DONE))
 
 
 def _end(kind: str, line: str, code: int) -> NoReturn:
-    if loudness() is Loudness.VERBOSE:
+    if wants_traceback() and sys.exc_info()[0] is not None:
         errors.print_exception(suppress=[typer])
     errors.print(Text.assemble(("logitfuse: ", "bold red"), line), highlight=False)
     if is_json_wanted():

@@ -20,11 +20,19 @@ class Loudness(IntEnum):
 
 
 _present = Loudness.NORMAL
+_traced = False  # outlives the command, whose errors are told after it
 
 
 def loudness() -> Loudness:
     """Return how much this command says."""
     return _present
+
+
+def wants_traceback() -> bool:
+    """Return whether an error is to be shown with where it comes from, and forget that."""
+    global _traced
+    wanted, _traced = _traced, False
+    return wanted
 
 
 def quietly(ctx: typer.Context, asked: bool) -> bool:
@@ -36,6 +44,8 @@ def quietly(ctx: typer.Context, asked: bool) -> bool:
 
 def verbosely(ctx: typer.Context, asked: bool) -> bool:
     """Option callback of --verbose."""
+    global _traced
+    _traced = asked
     if asked:
         _set(ctx, Loudness.VERBOSE)
         os.environ.setdefault(PREFECTS_LEVEL, "INFO")

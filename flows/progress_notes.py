@@ -71,9 +71,19 @@ def noting(store: LocalStore, progress: StageProgress) -> Iterator[None]:
         with suppress(OSError, BadInput):
             store.local(name).unlink(missing_ok=True)
 
+    _sweep(store, host)
     write()
     with repeating(SECONDS_BETWEEN, write, remove):
         yield
+
+
+def _sweep(store: LocalStore, host: str) -> None:
+    """Remove what killed processes of this host left."""
+    with suppress(OSError, BadInput):
+        for path in store.local(FOLDER).glob(f"{PREFIX}*.{host}-*{SUFFIX}"):
+            pid = path.name.removesuffix(SUFFIX).rpartition("-")[2]
+            if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+                path.unlink()
 
 
 def _note(progress: StageProgress, began: float) -> ProgressNote:

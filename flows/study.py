@@ -110,10 +110,11 @@ class Shown:
     @contextmanager
     def stage(self, run: Run, stage: str, units: Sequence[Unit]) -> Iterator[Callable[[Unit], Progress]]:
         """Show a stage while the block does its units."""
+        from logitfuse.flows.progress_notes import noting
         from logitfuse.flows.work_ahead import stage_progress
 
         progress, began = stage_progress(run, stage, units), time.monotonic()
-        with self._shown.showing(progress):
+        with self._shown.showing(progress), noting(run.store, progress):
             yield progress.report
         self.say(f"  {stage}: {time.monotonic() - began:.1f} s")
 

@@ -143,6 +143,14 @@ def test_quiet_and_verbose_exclude_each_other() -> None:
         assert found.code == ExitCode.REFUSED and "exclude each other" in found.said
 
 
+def test_verbose_says_where_an_error_comes_from() -> None:
+    wrong = ["run", "demo", "--set", "corpus.sauce=1"]
+    plain, verbose = answer(*wrong), answer(*wrong, "-v")
+    assert plain.code == verbose.code == ExitCode.REFUSED
+    assert "Traceback" not in plain.err and "Traceback" in verbose.err and "Did you mean" in verbose.said
+    assert "Traceback" not in answer(*wrong).err
+
+
 def test_the_command_line_starts_without_what_is_heavy() -> None:
     code = "import sys, logitfuse.flows.cli; sys.exit(bool({'torch', 'numpy', 'prefect'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)

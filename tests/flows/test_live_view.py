@@ -130,6 +130,10 @@ def test_who_is_at_work_is_seen_from_outside(half_done: Run) -> None:
     assert read_notes(store) == []
     path.write_text("{" * 10_000)
     assert read_notes(store) == []
+    killed = path.with_name(path.name.replace(f"-{os.getpid()}.json", f"-{2**22 + 1}.json"))
+    path.rename(killed)
+    with noting(store, progress):
+        assert not killed.exists(), "what a killed process left goes with the next one"
 
 
 def test_a_note_is_not_written_through_a_link(tmp_path: Path) -> None:
