@@ -21,7 +21,7 @@ from logitfuse.flows.headroom_command import headroom
 from logitfuse.flows.init.command import init
 from logitfuse.flows.json_answers import answer_error, is_json_wanted, words_again
 from logitfuse.flows.inspect import inspect
-from logitfuse.flows.loudness import wants_traceback
+from logitfuse.flows.loudness import as_usual, wants_traceback
 from logitfuse.flows.push import push
 from logitfuse.flows.run_command import run, stage
 from logitfuse.flows.show import errors
@@ -80,7 +80,8 @@ def main() -> None:
         traceback.print_exc()
         _end("Defect", f"this is a defect of logitfuse: {error!r}", ExitCode.DEFECT)
     finally:
-        words_again()  # also where a command did not come so far as to do it itself
+        words_again()  # also where a command did not come so far as to do both itself
+        as_usual()
 
 
 def _run_app() -> None:

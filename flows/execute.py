@@ -45,6 +45,9 @@ def _run_missing(run: Run, stages: list[str], shown: Bars, plain: bool) -> None:
             else:
                 _run_plainly(run, stage, shown)
     else:
+        from logitfuse.flows.temporary_server import start_temporary_server
+
+        start_temporary_server()
         from logitfuse.flows.pipeline import pipeline
         from logitfuse.flows.session import sharing
 
@@ -69,11 +72,13 @@ def run_stage(
         return
     from logitfuse.flows.session import sharing
     from logitfuse.flows.stages import STAGE_FLOWS
+    from logitfuse.flows.temporary_server import start_temporary_server
 
     flow = STAGE_FLOWS[stage]
     given = {name: value for name, value in chosen.items() if value}
     if unknown := given.keys() - flow.parameters.properties.keys():
         raise BadInput(f"stage {stage}: it has no {' and no '.join(sorted(unknown))}.")
+    start_temporary_server()
     with sharing(run, shown):
         _raise_failure(flow(run.recipe, **given, return_state=True))
 

@@ -59,9 +59,10 @@ def _set(ctx: typer.Context, wanted: Loudness) -> None:
     if _present not in (Loudness.NORMAL, wanted):
         raise typer.BadParameter("--quiet and --verbose exclude each other.")
     _present = wanted
-    ctx.call_on_close(_reset)
+    ctx.call_on_close(as_usual)
 
 
-def _reset() -> None:
+def as_usual() -> None:
+    """Say again what is said without either option."""
     global _present
     _present = Loudness.NORMAL

@@ -51,7 +51,8 @@ class Overview:
         """Return the run with these bars."""
         spent = duration(time.monotonic() - self._clock)
         disk = f"{spent} · {self._disk}" if self._disk else spent
-        return LiveView(f"{self._name}  {self._place}", disk, self._marks(), bars, self._losses)
+        note = "" if self._present else "Looking for what is missing, and starting."
+        return LiveView(f"{self._name}  {self._place}", disk, self._marks(), bars, self._losses, note)
 
     def _marks(self) -> dict[str, Mark]:
         if len(self._stages) == 1:

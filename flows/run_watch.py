@@ -24,6 +24,7 @@ from logitfuse.storage.errors import StoreFailed
 from logitfuse.storage.store import LocalStore
 
 LONGEST_JOURNAL = 1 << 16
+IDLE = "No stage is at work at this moment"
 SHARE_OF_TIME = 10  # what a look takes times this passes before the next one
 
 
@@ -90,11 +91,9 @@ class RunState:
             hosts = dict.fromkeys(f"{note.host} (process {note.pid})" for note in self.notes)
             return f"At work: {', '.join(hosts)}"
         if self.last is None:
-            return "Nobody is at work here, as far as this machine can see."
+            return f"{IDLE}, as far as this machine can see."
         ended = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(_ended(self.last)))
-        return (
-            f"Nobody is at work here. Last: {' to '.join(map(str, self.last['stages']))}, {ended}: {self.last['ended']}"
-        )
+        return f"{IDLE}. Last: {' to '.join(map(str, self.last['stages']))}, {ended}: {self.last['ended']}"
 
     def facts(self) -> dict[str, Any]:
         """Return plain JSON values."""
