@@ -68,9 +68,14 @@ def _show(finding: Finding, *, first: bool) -> None:
     if first:
         console.print(Text(finding.group, style="bold"))
     sign, style = SIGNS[finding.state]
-    console.print(Text.assemble((f"  {sign} ", style), f"{finding.name}: {finding.found}"), soft_wrap=True)
+    console.print(
+        Text.assemble((f"  {sign} ", style), f"{finding.name}: {finding.found}"), soft_wrap=not console.is_terminal
+    )
     if finding.mend:
-        console.print(Text(f"      {finding.mend}", style="dim" if finding.state == "note" else ""), soft_wrap=True)
+        console.print(
+            Text(f"      {finding.mend}", style="dim" if finding.state == "note" else ""),
+            soft_wrap=not console.is_terminal,
+        )
 
 
 def _summary(found: Sequence[Finding]) -> Text:

@@ -79,10 +79,15 @@ def _tried(look: Callable[[], Found]) -> Found | None:
     try:
         return look()
     except (LogitfuseError, ValueError) as error:
-        errors.print(f"{error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        told(error)
         return None
+
+
+def told(error: Exception) -> None:
+    """Print why an answer cannot be taken."""
+    errors.print(str(error), style="red", highlight=False, markup=False, soft_wrap=not errors.is_terminal)
 
 
 def say(line: str) -> None:
     """Print a line."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -42,12 +43,13 @@ def init(
     if out is not None:
         _refuse_standing(out, force)
     if target is None and not sources and corpus is None and _is_asked_in_a_terminal():
-        answers, known, text = _asked(name, folder, control, check)
+        answers, content = _with_a_free_name(*_asked(name, folder, control, check), check)
     else:
         answers, known, text = _given(target, sources, corpus, text_column, name, folder, control, check)
+        _refuse_standing(out or Path(f"{answers.name}.yaml"), force)
+        content = _written(answers, known, text, check)
     file = out or Path(f"{answers.name}.yaml")
     _refuse_standing(file, force)
-    content = _written(answers, known, text, check)
     write_text(file, content)
     console.print(f"Next: logitfuse run {file}", highlight=False, markup=False, soft_wrap=True)
 
@@ -70,6 +72,20 @@ def _asked(name: str | None, folder: str, control: bool, check: bool) -> Found:
     target, sources, known = ask_models(check)
     corpus, column, text = ask_text(check)
     return Answers(name or ask_name(target), target, sources, corpus, column, control, folder), known, text
+
+
+def _with_a_free_name(answers: Answers, known: dict[str, Model], text: Text | None, check: bool) -> tuple[Answers, str]:
+    """Return the recipe's text, under another name where another run has that folder already."""
+    from logitfuse.flows.init.asking import ask_name, told
+
+    while True:
+        try:
+            return answers, _written(answers, known, text, check)
+        except BadInput as error:
+            if not str(error).startswith("run folder"):
+                raise
+            told(error)
+            answers = replace(answers, name=ask_name(answers.target))
 
 
 def _given(

@@ -80,10 +80,18 @@ def test_answers_are_looked_at_and_asked_again(
     (here / "other.jsonl").write_text("".join(json.dumps({"body": f"a text {n}"}) + "\n" for n in range(9)))
     monkeypatch.setattr(init_command, "_is_asked_in_a_terminal", lambda: True)
     first, second = map(str, tiny_models)
-    typed = ["./nowhere", first, second, second, "", "nothing.jsonl", "other.jsonl", "body", "mine"]
+    (here / "runs" / "taken").mkdir(parents=True)
+    (here / "runs" / "taken" / "run.json").write_text('{"format": 1, "target": ["other", ""]}')
+    typed = ["./nowhere", first, second, second, "", "nothing.jsonl", "other.jsonl", "body", "taken", "mine"]
     found = CliRunner().invoke(app, ["init"], input="".join(f"{line}\n" for line in typed))
     assert found.exit_code == 0, found.output
-    for words in ("no such folder", "is named already", "no file or folder", "Which column holds the text? (body)"):
+    for words in (
+        "no such folder",
+        "is named already",
+        "no file or folder",
+        "Which column holds the text? (body)",
+        "made by other settings",
+    ):
         assert words in " ".join(found.output.split()), found.output
     recipe = read_recipe("mine.yaml")
     assert (recipe.name, recipe.corpus.text_column, len(recipe.sources)) == ("mine", "body", 1)
