@@ -19,8 +19,8 @@ from logitfuse.flows.evaluate import evaluate
 from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.headroom_command import headroom
 from logitfuse.flows.init.command import init
-from logitfuse.flows.json_answers import answer_error, is_json_wanted, words_again
 from logitfuse.flows.inspect import inspect
+from logitfuse.flows.json_answers import answer_error, is_json_wanted, words_again
 from logitfuse.flows.loudness import as_usual, wants_traceback
 from logitfuse.flows.push import push
 from logitfuse.flows.run_command import run, stage
