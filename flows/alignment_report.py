@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +9,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from logitfuse.flows.json_answers import answer
+from logitfuse.flows.options import JsonFileOption, JsonOption
 from logitfuse.flows.show import console
-from logitfuse.flows.written_file import unwritable, write_text
+from logitfuse.flows.written_file import unwritable, write_json, write_text
 from logitfuse.tasks.alignment_report.wording import (
     HOW,
     READ,
@@ -42,7 +43,8 @@ def alignment(
     map_: Annotated[str, typer.Option("--map", help=MAP)] = "first_piece",
     strategy: Annotated[str, typer.Option("--alignment", help="Alignment of positions.")] = "offsets",
     compare: Annotated[bool, typer.Option("--compare", help="The paper's dtw and mined beside it.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+    as_json: JsonOption = False,
+    json_file: JsonFileOption = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Also write one page for a browser here.")] = None,
 ) -> None:  # fmt: skip
     """Show how two tokenizers fit each other; needs no model and no GPU.
@@ -60,12 +62,12 @@ def alignment(
     ours, theirs = read_tokenizer(source), read_tokenizer(target)
     facts = gather(ours, theirs, read_sample(text or (), max_bytes), methods)
     if json_file is not None:
-        write_text(json_file, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        write_json(json_file, facts)
     if html_file is not None:
         from logitfuse.tasks.alignment_report.page import page
 
         write_text(html_file, page(facts))
-    show(facts)  # last: a pipe that is closed early loses no file
+    answer(facts) if as_json else show(facts)  # last: a pipe that is closed early loses no file
 
 
 def show(facts: dict[str, Any]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from logitfuse.flows.exit_codes import ExitCode
+from logitfuse.flows.json_answers import answer
+from logitfuse.flows.options import JsonFileOption, JsonOption, RecipeArgument, SetOption, SourceOption
 from logitfuse.flows.show import bars, console, errors
 from logitfuse.flows.written_file import write_json
 
@@ -19,14 +21,13 @@ if TYPE_CHECKING:
 
 
 def audit(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a field, for example --set name=other. May be repeated.")
-    ] = None,
-    source: Annotated[str | None, typer.Option(help="Only this source, by its short name.")] = None,
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    source: SourceOption = None,
     documents: Annotated[int, typer.Option(min=1, help="Documents of each source; a chunk of each is compared.")] = 32,
     seed: Annotated[int, typer.Option(help="Another seed takes other documents.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all numbers here.")] = None,
+    as_json: JsonOption = False,
+    json_file: JsonFileOption = None,
 ) -> None:
     """Compute a sample of captured text again with the live models and compare the store with it. Changes nothing.
 
@@ -42,16 +43,19 @@ def audit(
     run = StandingRun(read_recipe(recipe, overrides or ()))
     check_folder(run.recipe)
     found = show_audit(Auditor(run, recipe, documents, seed), source)
+    facts = {"sources": [one.facts() for one in found]}
     if json_file is not None:
-        write_json(json_file, {"sources": [one.facts() for one in found]})
+        write_json(json_file, facts)
+    if as_json:
+        answer(facts)
     for one in found:
-        if one.chunks:
+        if one.chunks and not as_json:
             console.print(audit_table(one))
     differing = [one for one in found if one.verdict == "differs"]
     for one in differing:
         errors.print(f"[bold red]Differs:[/] {escape(advice(one, recipe))}", highlight=False, soft_wrap=True)
     if differing:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.ANSWERED_NO)
 
 
 def show_audit(auditor: Auditor, source: str | None) -> list[SourceAudit]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from logitfuse.flows.exit_codes import ExitCode
+from logitfuse.flows.json_answers import answer
+from logitfuse.flows.options import JsonOption, RecipeArgument, SetOption, ShardsOption, SourceOption
 from logitfuse.flows.show import bars, console
 from logitfuse.storage.errors import BadInput
 
@@ -16,16 +19,15 @@ if TYPE_CHECKING:
 
 
 def convert(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    recipe: RecipeArgument,
     to: Annotated[str, typer.Option(help="plain: columns that any reader understands; compact: smaller.")],
-    source: Annotated[str | None, typer.Option(help="Only this source, by its short name.")] = None,
-    shards: Annotated[str | None, typer.Option(help="Only these shards: A-B, both included, or one number.")] = None,
+    source: SourceOption = None,
+    shards: ShardsOption = None,
     remove: Annotated[
         bool, typer.Option("--remove", help="Delete the other form once the new one is there and verified.")
     ] = False,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a field, for example --set name=other. May be repeated.")
-    ] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write captured shards in the other form, plain or compact, without the models; what has it already is kept.
 
@@ -49,9 +51,12 @@ def convert(
         ):
             found.append(made)
             shown.finish(str(made.unit), line(made))
-    console.print(summary(found, codec, recipe, current.recipe.capture.codec), highlight=False, markup=False)
+    if as_json:
+        answer({"shards": [facts(made) for made in found]})
+    else:
+        console.print(summary(found, codec, recipe, current.recipe.capture.codec), highlight=False, markup=False)
     if any(made.state == "missing" for made in found):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.ANSWERED_NO)
 
 
 def known_codec(name: str) -> Codec:
@@ -59,6 +64,13 @@ def known_codec(name: str) -> Codec:
     if name not in ("plain", "compact"):
         raise BadInput(f"--to {name}: there is no such form. Forms: plain, compact.")
     return cast("Codec", name)
+
+
+def facts(made: Converted) -> dict[str, Any]:
+    """Return plain JSON values about a shard; bytes are null where there is no such form."""
+    sizes = [sum(file.bytes for file in record.files) if record else None for record in (made.other, made.record)]
+    where = {"source": made.unit.source, "shard": made.unit.shard, "state": made.state}
+    return {**where, "bytes_before": sizes[0], "bytes": sizes[1], "removed": made.removed}
 
 
 def line(made: Converted) -> str:

@@ -9,6 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from logitfuse.flows.json_answers import answer
+from logitfuse.flows.options import JsonFileOption, JsonOption
 from logitfuse.flows.show import bars, console, errors, warn_of_code
 from logitfuse.flows.written_file import write_json
 from logitfuse.storage.errors import BadInput
@@ -41,7 +43,8 @@ def evaluate(
     folder: Annotated[Path, typer.Option(help="Where results are kept, so that nothing is computed twice.")] = Path(
         "runs/evaluations"
     ),
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+    as_json: JsonOption = False,
+    json_file: JsonFileOption = None,
 ) -> None:
     """Compare any models on the same held-out text and on benchmark suites; differences are against the first.
 
@@ -64,7 +67,13 @@ def evaluate(
     found = compare(models, folder=folder, corpus=settings, split=split, dtype=dtype, device=device, suites=asked)
     with bars() as shown:
         _run(found, shown)
-    _show(found, asked, json_file)
+    facts = _facts(found, asked)
+    if json_file is not None:
+        write_json(json_file, facts, errors)
+    if as_json:
+        answer(facts)
+    else:
+        _show(facts)
 
 
 def _suites(names: str, tasks: str, include_path: str, limit: int | None, execute: bool) -> SuiteSettings:
@@ -94,19 +103,24 @@ def _run(comparison: Comparison, shown: Bars) -> None:
         shown.finish(str(unit), summary(unit, outcome))
 
 
-def _show(comparison: Comparison, asked: SuiteSettings, json_file: Path | None) -> None:
-    from logitfuse.flows.suites_table import suites_table
+def _facts(comparison: Comparison, asked: SuiteSettings) -> dict[str, Any]:
     from logitfuse.tasks.model_comparison import loss_rows, suite_rows
 
     facts: dict[str, Any] = {"models": [model.label for model in comparison.models]}
     if comparison.with_text:
         facts["loss"] = loss_rows(comparison)
-        console.print(loss_table(facts["loss"]))
     if asked.wanted:
         facts["suites"], facts["differences"] = suite_rows(comparison)
+    return facts
+
+
+def _show(facts: dict[str, Any]) -> None:
+    from logitfuse.flows.suites_table import suites_table
+
+    if "loss" in facts:
+        console.print(loss_table(facts["loss"]))
+    if "suites" in facts:
         console.print(suites_table(facts["suites"], facts["differences"]))
-    if json_file is not None:
-        write_json(json_file, facts, errors)
 
 
 def loss_table(rows: list[Row]) -> Table:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from logitfuse.flows.plan_first import plan_first
+from logitfuse.flows.progress_notes import noting
 from logitfuse.flows.stage_progress import Made, StageProgress
 from logitfuse.flows.training_plot import training_lines
 from logitfuse.flows.work_ahead import stage_progress
@@ -46,6 +47,9 @@ def _run_missing(run: Run, stages: list[str], shown: Bars, plain: bool) -> None:
             else:
                 _run_plainly(run, stage, shown)
     else:
+        from logitfuse.flows.temporary_server import start_temporary_server
+
+        start_temporary_server()
         from logitfuse.flows.pipeline import pipeline
         from logitfuse.flows.session import sharing
 
@@ -70,11 +74,13 @@ def run_stage(
         return
     from logitfuse.flows.session import sharing
     from logitfuse.flows.stages import STAGE_FLOWS
+    from logitfuse.flows.temporary_server import start_temporary_server
 
     flow = STAGE_FLOWS[stage]
     given = {name: value for name, value in chosen.items() if value}
     if unknown := given.keys() - flow.parameters.properties.keys():
         raise BadInput(f"stage {stage}: it has no {' and no '.join(sorted(unknown))}.")
+    start_temporary_server()
     with sharing(run, shown):
         _raise_failure(flow(run.recipe, **given, return_state=True))
 
@@ -117,7 +123,7 @@ def _run_plainly(
     units = [Unit("prepare")] if stage == "prepare" else chosen_units(run, stage, source, shards)
     progress, began = stage_progress(run, stage, units, redo=redo), time.monotonic()
     states: list[str] = []
-    with shown.showing(progress):
+    with shown.showing(progress), noting(run.store, progress):
         for name, outcome in _done_plainly(run, stage, units, progress, shown, redo):
             states.append(outcome.state)
             tokens = None if isinstance(name, str) else progress.tokens_made(name)

@@ -17,6 +17,7 @@ from logitfuse.flows.artifacts import ProgressArtifacts, artifact_key, publish_t
 from logitfuse.flows.dead_tasks import end_dead_tasks
 from logitfuse.flows.execute import parse_shards, stage_summary
 from logitfuse.flows.gpu_slots import ON_ONE_GPU, gpus_of_host, one_gpu
+from logitfuse.flows.progress_notes import noting
 from logitfuse.flows.session import Session, opened
 from logitfuse.flows.stage_progress import StageProgress
 from logitfuse.flows.units import TASKS, said
@@ -60,7 +61,7 @@ def watched(session: Session, progress: StageProgress) -> Iterator[None]:
     artifacts = ProgressArtifacts(session.run.recipe.name, progress, get_run_logger().warning)
     session.outcomes.clear()
     session.progress, session.artifacts = progress, artifacts
-    with session.watcher.showing(progress), artifacts.showing():
+    with session.watcher.showing(progress), noting(session.run.store, progress), artifacts.showing():
         yield
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from logitfuse.flows.inspect_text import Colour, show_document, show_worst
+from logitfuse.flows.options import JsonOption, SetOption
 from logitfuse.flows.show import bars, console, errors
 from logitfuse.flows.written_file import write_text
 from logitfuse.storage.errors import BadInput
@@ -49,10 +50,8 @@ def inspect(
     shards: Only = None,
     no_models: Annotated[bool, typer.Option("--no-models", help="Run no model: show what the store holds.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write one page for a browser here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a field, for example --set name=other. May be repeated.")
-    ] = None,
+    as_json: JsonOption = False,
+    overrides: SetOption = None,
 ) -> None:  # fmt: skip
     """Show one document token by token: each source's predictions, what they became, what was fused, and why.
 

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from logitfuse.flows.show import console
 from logitfuse.tasks.alignment_report.wording import HOW, percent
-from logitfuse.tasks.inspect.wording import LIES
 
 Facts = dict[str, Any]
 Colour = Literal["winner", "harm"]
@@ -125,6 +124,8 @@ def _nats(of: Facts) -> str:
 
 def show_source(facts: Facts, source: Facts, style: str, gold: int) -> None:
     """Print what one source predicts, what it becomes, and what is lost on the way."""
+    from logitfuse.tasks.inspect.wording import LIES  # which loads torch, and this is loaded by every command
+
     counts = f"counts {percent(source['share'])}" if source["served"] else "does not serve this position"
     score = f"{_number(source['score'])} {facts['score_unit']}"
     console.print(Text.assemble(("\n■ ", style), (source["label"], "bold"), f": {counts}; score {score}"))

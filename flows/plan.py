@@ -9,6 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from logitfuse.flows.exit_codes import ExitCode
+from logitfuse.flows.options import JsonOption, RecipeArgument, SetOption
 from logitfuse.flows.plan_tables import PlanTable, plan_tables
 from logitfuse.flows.show import console, errors
 
@@ -19,22 +21,21 @@ if TYPE_CHECKING:
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a field, for example --set capture.k=32. Repeatable.")
-    ] = None,
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
     gpu: Annotated[str | None, typer.Option(help="Times for this GPU, by name: h100, a100, rtx-4090, …")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="How many of them work at once.")] = 1,
     mfu: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share of its peak that a GPU reaches.")] = 0.4,
     flops: Annotated[float | None, typer.Option(min=1, help="For a GPU not in the table: its peak, in FLOP/s.")] = None,
     probe: Annotated[bool, typer.Option(help="Without a GPU's name: time every stage here, on a little text.")] = True,
     sample: Annotated[float, typer.Option(min=0.01, help="Read at most so many MB of text.")] = 4.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Tell what a run will cost and whether it fits, before anything is spent. Changes nothing.
 
     Exit code 0 if it can go, 1 if something is refused or does not fit.
-    Examples: logitfuse plan my.yaml · logitfuse plan my.yaml --gpu h100 --gpus 8 --mfu 0.4
+
+    Example: logitfuse plan recipe.yaml --gpu h100 --gpus 8 --mfu 0.4
     """
     from logitfuse.tasks.plan.facts import plan_facts
     from logitfuse.tasks.plan.plan import make_plan
@@ -53,7 +54,7 @@ def plan(
     else:
         show_plan(run, found)
     if not found.goes:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.ANSWERED_NO)
 
 
 def _devices(gpu: str | None, count: int, mfu: float, flops: float | None) -> Devices | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from logitfuse.flows.options import RecipeArgument, SetOption
 from logitfuse.flows.show import console
 
 if TYPE_CHECKING:
@@ -14,16 +15,14 @@ if TYPE_CHECKING:
 
 
 def push(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    recipe: RecipeArgument,
     to: Annotated[str, typer.Option(help="The repository: user/name or organisation/name.")],
     arm: Annotated[str, typer.Option(help="fused, or control.")] = "fused",
     private: Annotated[bool, typer.Option("--private", help="Only you and your organisation can read it.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be uploaded, and send nothing. Needs no network.")
     ] = False,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a field, for example --set name=other. May be repeated.")
-    ] = None,
+    overrides: SetOption = None,
 ) -> None:
     """Upload a trained model with a model card that has its results; files whose checksum is wrong are never sent.
 

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import ConsoleOptions, RenderableType
-from rich.live import Live
 from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from logitfuse.flows.bar_rows import bar_rows
+from logitfuse.flows.bar_rows import stage_bars
+from logitfuse.flows.live_view import LiveView
+from logitfuse.flows.loudness import Loudness, loudness
 from logitfuse.flows.repeating import repeating
 from logitfuse.flows.stage_progress import Ahead, Measure, StageProgress
-from logitfuse.flows.terminal import LastingConsole
+from logitfuse.flows.terminal import LastingConsole, ResizableLive, harmless
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
+    from logitfuse.flows.overview import Overview
+    from logitfuse.flows.run_counts import StageCount
     from logitfuse.tasks.engine import Progress as Report
-    from logitfuse.tasks.execute import UnitStatus
     from logitfuse.tasks.results import Result
 
 SECONDS_BETWEEN_LINES = 30.0
+MATTERS = ("WARNING", "FAULT", ": failed: ", "out of memory")  # in lines that a quiet command prints, too
 
 
 class PlainConsole(LastingConsole):
@@ -44,14 +46,6 @@ class PlainConsole(LastingConsole):
             yield segment if segment.control else Segment(harmless(segment.text, self.encoding), segment.style)
 
 
-def harmless(text: str, encoding: str = "utf-8") -> str:
-    """Return text with control characters, but for line ends and tabs, written as escapes."""
-    if text.isascii() and text.isprintable():
-        return text
-    shown = "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else ascii(c)[1:-1] for c in text)
-    return shown.encode(encoding, "backslashreplace").decode(encoding)
-
-
 console = PlainConsole()
 errors = PlainConsole(stderr=True)
 
@@ -65,13 +59,17 @@ def warn_of_code(lines: Iterable[str]) -> None:
 class Bars:
     """Shows stages while they run, as bars; where there is no terminal, as a line now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, overview: Overview | None = None) -> None:
+        """`overview`: what is shown around the bars of a whole run."""
         self._shown: dict[str, StageProgress] = {}
+        self._overview = overview
 
     @contextmanager
     def showing(self, progress: StageProgress) -> Iterator[None]:
         """Show a stage while the block runs."""
         self._shown[progress.stage] = progress
+        if self._overview:
+            self._overview.stage_begins(progress.stage)
         try:
             yield
         finally:
@@ -89,12 +87,14 @@ class Bars:
         self.say(line)
 
     def say(self, line: str) -> None:
-        """Print a line above the bars."""
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        """Print a line above the bars; of a command that is to be quiet, only what somebody should know of."""
+        if loudness() is not Loudness.QUIET or any(word in line for word in MATTERS):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def rows(self) -> Table:
-        """Return the bars as they stand."""
-        return bar_rows(list(self._shown.values()))
+    def rows(self) -> LiveView:
+        """Return what stands below the lines: the bars, and the run around them."""
+        rows = [bar for progress in list(self._shown.values()) for bar in stage_bars(progress)]
+        return self._overview.view(rows) if self._overview else LiveView(bars=rows)
 
     def say_where(self) -> None:
         """Print a line about each stage that runs."""
@@ -103,11 +103,16 @@ class Bars:
 
 
 @contextmanager
-def bars() -> Iterator[Bars]:
-    """Show progress while the block runs."""
-    shown = Bars()
-    if console.is_terminal:
-        with Live(get_renderable=shown.rows, console=console, refresh_per_second=4, transient=True):
+def bars(overview: Overview | None = None) -> Iterator[Bars]:
+    """Show progress while the block runs: live in a terminal, but not between the lines of a log."""
+    shown = Bars(overview)
+    if loudness() is Loudness.QUIET:
+        yield shown
+    elif console.is_terminal and not console.is_dumb_terminal and loudness() is Loudness.NORMAL:
+        with (
+            overview.kept_up_to_date() if overview else nullcontext(),
+            ResizableLive(get_renderable=shown.rows, console=console, refresh_per_second=4, transient=True),
+        ):
             yield shown
     else:
         with repeating(SECONDS_BETWEEN_LINES, shown.say_where):
@@ -137,15 +142,15 @@ def _cell(result: Result, best: float) -> str:
     return f"{value}\n[dim]{result.low:.3f}–{result.high:.3f}[/dim]"
 
 
-def status_table(statuses: dict[str, list[UnitStatus]]) -> Table:
-    """A row per stage and source: how many units are done, missing, waiting."""
-    table = Table(title="What is done")
-    for column in ("stage", "of", "done", "missing", "waiting", "damaged", "size"):
-        table.add_column(column, justify="left" if column in ("stage", "of") else "right")
-    for stage, units in statuses.items():
-        for source in dict.fromkeys(status.unit.source or "" for status in units):
-            mine = [status for status in units if (status.unit.source or "") == source]
-            counts = [str(sum(s.state == state for s in mine)) for state in ("done", "missing", "waiting", "damaged")]
-            size = sum(file.bytes for status in mine if status.record for file in status.record.files)
-            table.add_row(stage, source, *counts, f"{size / 1e6:,.1f} MB")
+def status_table(counts: Sequence[StageCount]) -> Table:
+    """A row per stage and source: how many units are done, missing, waiting; only columns that say something."""
+    table = Table(title="What is done", title_justify="left")
+    states = [state for state in ("missing", "waiting", "damaged") if any(getattr(count, state) for count in counts)]
+    table.add_column("stage", no_wrap=True)
+    table.add_column("of", overflow="ellipsis", no_wrap=True)
+    for column in ("done", *states, "size"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for count in counts:
+        numbers = (f"{number:,}" if number else "" for number in (getattr(count, state) for state in states))
+        table.add_row(count.stage, escape(count.source), f"{count.done:,}", *numbers, f"{count.bytes / 1e6:,.1f} MB")
     return table

@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.show import bars, console, errors
 from logitfuse.storage.errors import BadInput
 
@@ -56,7 +57,7 @@ def study(
     for job, message in failed.items():
         errors.print(f"[bold red]Failed:[/] {escape(job)}: {escape(message)}", highlight=False, soft_wrap=True)
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.ANSWERED_NO)
 
 
 def results(
@@ -110,10 +111,11 @@ class Shown:
     @contextmanager
     def stage(self, run: Run, stage: str, units: Sequence[Unit]) -> Iterator[Callable[[Unit], Progress]]:
         """Show a stage while the block does its units."""
+        from logitfuse.flows.progress_notes import noting
         from logitfuse.flows.work_ahead import stage_progress
 
         progress, began = stage_progress(run, stage, units), time.monotonic()
-        with self._shown.showing(progress):
+        with self._shown.showing(progress), noting(run.store, progress):
             yield progress.report
         self.say(f"  {stage}: {time.monotonic() - began:.1f} s")
 

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import errno
 import os
+import unicodedata
 from contextlib import suppress
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable
+from rich.live import Live
+from rich.segment import Segment
 
 GONE = frozenset({errno.EPIPE, errno.EIO})
+
+
+class ResizableLive(Live):
+    """Live, also where the terminal becomes narrower and breaks the lines that stand there, so that they are more."""
+
+    _width: int | None = None
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Take the broken lines into account before they are replaced."""
+        before, self._width = self._width, self.console.width
+        shape = getattr(self._live_render, "_shape", None)
+        if before is not None and self._width < before and shape is not None and not self._alt_screen:
+            self._live_render._shape = (shape[0], max(shape[1], self._lines_now(before, self._width)))
+        return super().process_renderables(renderables)
+
+    def _lines_now(self, before: int, now: int) -> int:
+        lines = self.console.render_lines(self.renderable, self.console.options.update_width(before), pad=False)
+        return sum(max(1, -(-Segment.get_line_length(line) // now)) for line in lines)
 
 
 class LastingConsole(Console):
@@ -42,3 +63,16 @@ class LastingConsole(Console):
                 f"logitfuse: what is printed cannot be written any more ({error.strerror}); the work goes on.",
                 highlight=False,
             )
+
+
+def harmless(text: str, encoding: str = "utf-8") -> str:
+    """Return text with control characters, but for line ends and tabs, written as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    shown = "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else ascii(c)[1:-1] for c in text)
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def one_line(text: str) -> str:
+    """Return text that takes one line as long as it looks: what cannot be seen is written as escapes, tabs too."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

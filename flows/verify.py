@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
+from logitfuse.flows.exit_codes import ExitCode
+from logitfuse.flows.json_answers import answer
+from logitfuse.flows.options import JsonFileOption, JsonOption, RecipeArgument, SetOption, SourceOption, StagesOption
 from logitfuse.flows.show import bars, console
 from logitfuse.flows.written_file import write_json
 from logitfuse.storage.errors import BadInput
@@ -19,13 +21,12 @@ if TYPE_CHECKING:
 
 
 def verify(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a field, for example --set name=other. May be repeated.")
-    ] = None,
-    stages: Annotated[list[str] | None, typer.Option("--stage", help="Only this stage. May be repeated.")] = None,
-    source: Annotated[str | None, typer.Option(help="Only this source, by its short name.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write what was found here.")] = None,
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    stages: StagesOption = None,
+    source: SourceOption = None,
+    as_json: JsonOption = False,
+    json_file: JsonFileOption = None,
 ) -> None:
     """Read again everything that a run has: checksums, schemas, counts, ids, probabilities, joins. Changes nothing.
 
@@ -43,10 +44,13 @@ def verify(
     found = show_verification(Verifier(current, recipe), chosen, source)
     if json_file is not None:
         write_json(json_file, found.facts())
-    console.print(stages_table(found.stages))
-    console.print(summary(found), highlight=False, markup=False, soft_wrap=True)
+    if as_json:
+        answer(found.facts())
+    else:
+        console.print(stages_table(found.stages))
+        console.print(summary(found), highlight=False, markup=False, soft_wrap=True)
     if found.faults:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.ANSWERED_NO)
 
 
 def chosen_stages(names: Sequence[str] | None) -> list[str]:

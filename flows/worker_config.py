@@ -7,16 +7,15 @@ from typing import Annotated
 
 import typer
 
+from logitfuse.flows.options import RecipeArgument, SetOption
 from logitfuse.flows.show import console
 
 
 def worker_config(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    recipe: RecipeArgument,
     file: Annotated[Path, typer.Argument(help="Where to write the configuration (JSON).")],
     arm: Annotated[str, typer.Option(help="fused, or control.")] = "fused",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a field, for example --set name=other. May be repeated.")
-    ] = None,
+    overrides: SetOption = None,
 ) -> None:
     """Write what `accelerate launch -m logitfuse.tasks.training.worker FILE` needs; the fused shards must be made.
 

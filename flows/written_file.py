@@ -14,7 +14,12 @@ from logitfuse.storage.errors import BadInput
 
 def write_json(path: Path, facts: dict[str, Any], said: Console = console) -> None:
     """Write facts as JSON; raise `BadInput` where that cannot be done."""
-    write_text(path, json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n", said)
+    write_text(path, as_json(facts), said)
+
+
+def as_json(facts: Any) -> str:
+    """Return facts as JSON text in ASCII: it can be printed anywhere, and holds no control character."""
+    return json.dumps(facts, indent=1, allow_nan=False) + "\n"
 
 
 def write_text(path: Path, content: str, said: Console = console) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from logitfuse.storage.store import LocalStore
 from logitfuse.storage.urls import copies_folder, is_url
 
+RUN_FILE = "run.json"  # in a run's folder: what it was made for
 RUNS = "runs"  # in the cache: this machine's copies of run folders
 
 

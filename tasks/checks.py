@@ -13,7 +13,7 @@ from logitfuse.storage.atomic import sweep_scratch
 from logitfuse.storage.errors import BadInput, ModelRefused, OutOfSpace
 from logitfuse.storage.keys import canonical_json
 from logitfuse.storage.mounts import locks_of_this_host_only
-from logitfuse.storage.places import open_store
+from logitfuse.storage.places import RUN_FILE, open_store
 from logitfuse.storage.store import LocalStore
 from logitfuse.storage.system_errors import in_words
 from logitfuse.storage.urls import is_url
@@ -28,7 +28,6 @@ from logitfuse.tasks.suites import check_suites
 from logitfuse.tasks.training.hosts import hosts_of
 
 RUN_FORMAT = 1
-RUN_FILE = "run.json"
 
 
 def check_run(run: Run) -> None:

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from logitfuse.storage.settings import Settings
 from logitfuse.storage.urls import WITHOUT_SECRETS, check_url, is_url
+from logitfuse.tasks.model_labels import model_label
 from logitfuse.tasks.training.adapt_settings import AdaptSettings
 
 LONGEST_LABEL = 120  # bytes; names of folders, locks and files are made with it, which may have 255
@@ -80,5 +81,4 @@ class ModelSettings(Settings):
     @property
     def label(self) -> str:
         """The short name, given or derived."""
-        own = self.name or self.model.removeprefix("package:").rstrip("/").rsplit("/", 1)[-1]
-        return "".join(c if c.isalnum() or c in "-_." else "-" for c in own).strip(".").lower() or "model"
+        return model_label(self.name, self.model)

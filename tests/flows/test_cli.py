@@ -28,7 +28,7 @@ def logitfuse(recipe: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 def test_a_run_from_start_to_table_and_again(recipe: Path) -> None:
     before = logitfuse(recipe, "status", "my.yaml", "--json")
-    assert before.returncode == 1 and {s["state"] for s in json.loads(before.stdout)} == {"missing", "waiting"}
+    assert before.returncode == 1 and {s["state"] for s in json.loads(before.stdout)["units"]} == {"missing", "waiting"}
     first = logitfuse(recipe, "run", "my.yaml", "--plain")
     assert first.returncode == 0, first.stdout + first.stderr
     for word in ("capture/tiny-mpt/part-00001: done", "Held-out nats per byte", "tiny-llama", "fused", "mean"):

@@ -33,7 +33,7 @@ def evaluate(*arguments: str) -> str:
 
 def test_models_on_a_text_with_paired_differences(tmp_path: Path, models: list[str]) -> None:
     text, numbers = write_corpus(tmp_path / "text.jsonl", 14), tmp_path / "numbers.json"
-    given = [*models, "--text", str(text), "--folder", str(tmp_path / "kept"), "--json", str(numbers)]
+    given = [*models, "--text", str(text), "--folder", str(tmp_path / "kept"), "--json-file", str(numbers)]
     assert "evaluate/other: done" in evaluate(*given)
     rows = json.loads(numbers.read_text())["loss"]
     assert {row["model"] for row in rows} == {"tiny-llama", "other"}

@@ -147,7 +147,7 @@ def test_the_papers_map_is_counted_beside_any_other(monkeypatch: pytest.MonkeyPa
 def test_files_are_tried_before_anything_is_computed(tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     kept.write_text("kept")
-    arguments = ["alignment", "./nowhere", "./nowhere", "--json", str(kept), "--html", str(tmp_path / "new.html")]
+    arguments = ["alignment", "./nowhere", "./nowhere", "--json-file", str(kept), "--html", str(tmp_path / "new.html")]
     assert "no such folder" in str(CliRunner().invoke(app, arguments).exception)
     assert kept.read_text() == "kept" and list(tmp_path.iterdir()) == [kept]
     for file in (tmp_path, tmp_path / "none" / "a.html", kept / "a.html"):
@@ -246,7 +246,7 @@ def test_the_command_writes_all_three(tmp_path: Path) -> None:
         source,
         target,
         "--compare",
-        "--json",
+        "--json-file",
         str(tmp_path / "a.json"),
         "--html",
         str(tmp_path / "a.html"),

@@ -366,7 +366,7 @@ def recipe(content: Content, tmp_path: Path) -> Path:
 
 
 def test_the_command(recipe: Path, content: Content, tmp_path: Path) -> None:
-    arguments = ["audit", str(recipe), "--documents", "9", "--json", str(tmp_path / "found.json")]
+    arguments = ["audit", str(recipe), "--documents", "9", "--json-file", str(tmp_path / "found.json")]
     healthy = CliRunner().invoke(app, arguments)
     assert healthy.exit_code == 0, healthy.output
     assert "tiny-mpt: as captured; 3 of 3 shards captured, 3 looked into, 9 chunks" in healthy.output

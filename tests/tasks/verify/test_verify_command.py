@@ -54,7 +54,7 @@ def recipe(content: dict[str, Any], tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_command(recipe: Path, content: dict[str, Any], tmp_path: Path) -> None:
-    arguments = ["verify", str(recipe), "--json", str(tmp_path / "found.json")]
+    arguments = ["verify", str(recipe), "--json-file", str(tmp_path / "found.json")]
     healthy = CliRunner().invoke(app, arguments)
     assert healthy.exit_code == 0, healthy.output
     for words in ("capture: 4 read", "no fault", "What was verified", "0 faults."):

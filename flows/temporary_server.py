@@ -1,0 +1,38 @@
+"""The server that Prefect starts for one run where none is configured: it outlives Ctrl-C, so that the run can end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import logitfuse.flows.prefect_settings  # noqa: F401
+
+# isort: split
+from prefect.settings import get_current_settings
+
+
+def start_temporary_server() -> None:
+    """Start it now if the flows to come would; raises what its start raises.
+
+    A terminal sends Ctrl-C to the server, too. Prefect would then try for minutes to tell a dead server that the run
+    was interrupted. A process begins with those signals blocked that the thread had blocked which started it, so a
+    thread of its own starts this one; Prefect stops its server by SIGTERM.
+    """
+    if get_current_settings().api.url is not None:
+        return
+    from prefect.server.api.server import SubprocessASGIServer
+
+    raised: list[BaseException] = []
+
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            SubprocessASGIServer().start()  # one for each process, whoever asks first
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=start, name="temporary-server", daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
