@@ -11,10 +11,10 @@ from rich.table import Table
 
 from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.options import JsonOption, RecipeArgument, SetOption
-from logitfuse.flows.plan_tables import PlanTable, plan_tables
 from logitfuse.flows.show import console, errors
 
 if TYPE_CHECKING:
+    from logitfuse.flows.plan_tables import PlanTable
     from logitfuse.tasks.plan.gpus import Devices
     from logitfuse.tasks.plan.plan import Plan
     from logitfuse.tasks.run import Run
@@ -70,6 +70,8 @@ def _devices(gpu: str | None, count: int, mfu: float, flops: float | None) -> De
 
 def show_plan(run: Run, found: Plan) -> None:
     """Print a plan's tables, what is refused, and what does not fit."""
+    from logitfuse.flows.plan_tables import plan_tables
+
     for each in plan_tables(run, found):
         console.print(_table(each))
         for note in each.notes:

@@ -173,6 +173,12 @@ def test_status_of_a_folder_in_json_and_refusals(half_done: Run, tmp_path: Path)
     assert "no recipe in it" in answer("status", str(half_done.recipe.folder), "--set", "name=x").said
 
 
+def in_a_terminal_of_its_own() -> None:
+    """Let Ctrl-C reach this process, also where the tests run in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Terminal:
     """A command in a terminal of its own."""
 
@@ -183,7 +189,7 @@ class Terminal:
         command = [sys.executable, "-m", "logitfuse.flows.cli", *words]
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=in_a_terminal_of_its_own,
         )  # fmt: skip
         os.close(slave)
         self.shown = ""
