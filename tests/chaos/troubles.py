@@ -21,9 +21,10 @@ def refuse(folder: str, at: int, number: int, times: int = 1) -> None:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
-        if changes(event, arguments, folder):
+        if changes(event, arguments, folder) and not (event == "os.mkdir" and os.path.isdir(arguments[0])):
             seen += 1
             if at <= seen < at + times:
+                os.write(2, f"refused: {event} {os.fsdecode(arguments[0])}\n".encode())
                 raise OSError(number, os.strerror(number), os.fsdecode(arguments[0]))
 
     sys.addaudithook(hook)
