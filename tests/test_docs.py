@@ -1,0 +1,73 @@
+"""README and docs hold what is true: commands that exist, links that lead somewhere, settings as they are declared."""
+
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from logitfuse.flows.cli import app
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+GROUP = typer.main.get_command(app)
+
+
+def lines_to_type(page: Path) -> Iterator[str]:
+    """Yield the command lines of a page's shell blocks, continued lines joined, prompts and comments left out."""
+    for block in re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield from (part.strip() for part in line.removeprefix("$ ").split(" && "))
+
+
+COMMANDS = sorted({(page.name, line) for page in PAGES for line in lines_to_type(page)})
+OURS = [(page, line) for page, line in COMMANDS if re.match(r"(\S*/)?logitfuse ", line)]
+MADE = [(page, line) for page, line in COMMANDS if line.startswith("make ")]
+
+
+@pytest.mark.parametrize(("page", "line"), OURS)
+def test_every_command_has_the_options_that_it_is_shown_with(page: str, line: str) -> None:
+    _, *given = shlex.split(line.partition(" > ")[0].partition(" | ")[0].removesuffix("&"), comments=True)
+    if given == ["--help"]:
+        return
+    command = GROUP.commands[given[0]]
+    command.make_context(given[0], given[1:])  # raises what a user would be told
+
+
+@pytest.mark.parametrize(("page", "line"), MADE)
+def test_every_make_target_exists(page: str, line: str) -> None:
+    targets = [word for word in shlex.split(line, comments=True)[1:] if "=" not in word]
+    assert set(targets) <= set(TARGETS)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a page's headings are called in links."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if link.startswith(("http:", "https:", "mailto:")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target), link
+
+
+def test_the_recipe_reference_is_what_the_settings_say() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "recipe_reference.py"))["page"]()
+    assert made == (ROOT / "docs" / "recipe.md").read_text(), "run: make docs"
+
+
+def test_every_page_is_in_the_sites_contents() -> None:
+    listed = set(re.findall(r"^([a-z-]+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE))
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index", "results.words"}
+    assert pages == listed
