@@ -3,25 +3,16 @@
 import re
 import runpy
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
+from documented import PAGES, ROOT, arguments_of, lines_to_type
 
 from logitfuse.flows.cli import app
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 GROUP = typer.main.get_command(app)
-
-
-def lines_to_type(page: Path) -> Iterator[str]:
-    """Yield the command lines of a page's shell blocks, continued lines joined, prompts and comments left out."""
-    for block in re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
-        for line in block.replace("\\\n", " ").splitlines():
-            yield from (part.strip() for part in line.removeprefix("$ ").split(" && "))
 
 
 COMMANDS = sorted({(page.name, line) for page in PAGES for line in lines_to_type(page)})
@@ -31,7 +22,7 @@ MADE = [(page, line) for page, line in COMMANDS if line.startswith("make ")]
 
 @pytest.mark.parametrize(("page", "line"), OURS)
 def test_every_command_has_the_options_that_it_is_shown_with(page: str, line: str) -> None:
-    _, *given = shlex.split(line.partition(" > ")[0].partition(" | ")[0].removesuffix("&"), comments=True)
+    given = arguments_of(line)
     if given == ["--help"]:
         return
     command = GROUP.commands[given[0]]
