@@ -1,8 +1,12 @@
-"""Writes docs/recipe.md, every setting of a recipe, from the settings themselves: `python docs/recipe_reference.py`."""
+"""Writes docs/recipe.md, every setting of a recipe, from the settings themselves: `python docs/recipe_reference.py`.
+
+`--check` writes nothing; its exit code says whether the page is as it should be.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,4 +109,6 @@ def _anchor(place: str) -> str:
 
 
 if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(page() != PAGE.read_text(encoding="utf-8"))
     PAGE.write_text(page(), encoding="utf-8")

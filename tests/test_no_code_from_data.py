@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("flows", "tasks", "storage", "kernels", "benchmarks", "tests")
+FOLDERS = ("flows", "tasks", "storage", "kernels", "benchmarks", "tests", "docs")
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib", "jsonpickle"}
 FORBIDDEN = {
     "eval", "exec", "compile", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput",
