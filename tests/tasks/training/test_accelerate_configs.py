@@ -28,7 +28,7 @@ SHAPES = {  # hosts, processes, kind
 def test_all_are_shipped():
     assert {path.stem for path in FOLDER.glob("*.yaml")} == set(SHAPES)
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
-    assert "accelerate/*.yaml" in project["tool"]["setuptools"]["package-data"]["logitfuse.recipes"]
+    assert "*.yaml" in project["tool"]["setuptools"]["package-data"]["logitfuse.recipes.accelerate"]
 
 
 @pytest.mark.parametrize("name", SHAPES)
