@@ -44,7 +44,7 @@ BROWSER_PICTURES ?= runs/pictures
 test-browser: setup  ## trigger, schedule, resume and cancel on Prefect's pages, in Chromium (twenty minutes on two cores)
 	@test -x $(CHROMIUM) || { echo "$(CHROMIUM) is missing: apt install chromium, or CHROMIUM=/path/to/one make test-browser"; exit 1; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
-	CHROMIUM=$(CHROMIUM) BROWSER_PICTURES=$(BROWSER_PICTURES) $(BIN)/python -m pytest -m browser tests/browser tests/tasks/test_hostile_pages.py tests/tasks/test_report_in_browser.py
+	CHROMIUM=$(CHROMIUM) BROWSER_PICTURES=$(BROWSER_PICTURES) $(BIN)/python -m pytest -m browser
 
 test-install: setup  ## build the wheel, install it in a fresh environment, run it from another folder
 	$(BIN)/python -m pytest -m install
