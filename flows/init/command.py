@@ -125,7 +125,7 @@ def _written(answers: Answers, known: dict[str, Model], text: Text | None, check
     from logitfuse.flows.init.looks import check_recipe, look_at_machine
 
     place, target = look_at_machine(), known[answers.target]
-    sizes = suitable(text or NOT_LOOKED_AT, target, place)
+    sizes = suitable(text or NOT_LOOKED_AT, target, place, list(known.values()))
     if warning := fits(target, [known[source] for source in answers.sources], place):
         errors.print(f"WARNING: {warning}.", highlight=False, markup=False, soft_wrap=True)
     content = recipe_text(answers, sizes, _about(known, text, place, sizes))

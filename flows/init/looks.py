@@ -31,12 +31,26 @@ def is_hub_model(model: str) -> bool:
 def look_at_model(model: str) -> Model:
     """Return what is known of a model; raise `ModelRefused` where it cannot be used. One of a hub is only asked for."""
     if is_hub_model(model):
+        _refuse_misspelt_folder(model)
         return _ask_hub(model)
     from logitfuse.tasks.models.reference import ModelSettings
     from logitfuse.tasks.models.source import read_source
 
     source = read_source(ModelSettings(model=model))
     return Model(_parameters(source.home.folder), source.context)
+
+
+def _refuse_misspelt_folder(model: str) -> None:
+    """Where the first part of a name is a folder here, say that the second is none: a hub would only not know it."""
+    from logitfuse.kernels.closest_name import did_you_mean
+
+    beside = Path(model).parent
+    if not beside.is_dir():
+        return
+    if near := did_you_mean(model, [str(folder) for folder in beside.iterdir() if folder.is_dir()]):
+        raise ModelRefused(
+            f"model {model!r}: there is no such folder. {near}A model of the hub with that name: --no-check writes it."
+        )
 
 
 def _parameters(folder: Path) -> int:

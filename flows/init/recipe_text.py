@@ -73,7 +73,7 @@ def _corpus(answers: Answers, sizes: Sizes) -> Iterator[str]:
     )
     if sizes.max_chunk_bytes is not None:
         yield _field(
-            2, "max_chunk_bytes", sizes.max_chunk_bytes, "short chunks: attention is quadratic, and this is a CPU"
+            2, "max_chunk_bytes", sizes.max_chunk_bytes, "short: what a model's context cannot hold is lost; so is time"
         )
 
 

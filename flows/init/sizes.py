@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 BYTES_PER_TOKEN = 4.0  # of English; only how many steps there are depends on it
+DEFAULT_CHUNK, CPU_CHUNK = 8192, 2048  # bytes; the first is a recipe's default
+BYTES_PER_TOKEN_AT_LEAST = 2  # of small vocabularies and of code: a chunk must end before a model's context does
 BYTES_PER_PARAMETER = 16  # in training: weights, gradient and AdamW's two averages in float32
 SHORTEST_STEP, LONGEST_STEP = 4096, 262_144  # tokens; the longest is the paper's
 STEPS = 100  # that a small corpus is to give at least
@@ -56,7 +58,7 @@ class Sizes:
     sharded: bool
 
 
-def suitable(text: Text, target: Model, place: Place) -> Sizes:
+def suitable(text: Text, target: Model, place: Place, sources: Sequence[Model] = ()) -> Sizes:
     """Return sizes for a run; sources are captured one at a time and want less than training the target does."""
     length = min(2048 if place.gpus else 1024, target.context or 2048)
     step = _tokens_per_step(text)
@@ -65,7 +67,7 @@ def suitable(text: Text, target: Model, place: Place) -> Sizes:
     return Sizes(
         held_out_share=round(min(LARGEST_SHARE, max(LEAST_SHARE, HELD_OUT / max(1, text.documents))), 2),
         documents_per_shard=min(MOST_IN_A_SHARD, max(FEWEST_IN_A_SHARD, math.ceil(text.documents / SHARDS))),
-        max_chunk_bytes=None if place.gpus else 2048,
+        max_chunk_bytes=_chunk(place, [target, *sources]),
         tokens_per_batch=None if place.gpus else 1024,
         sequence_length=length,
         tokens_per_step=max(step, length),
@@ -82,6 +84,13 @@ def _tokens_per_step(text: Text) -> int:
         return LONGEST_STEP
     wanted = max(1.0, text.bytes / BYTES_PER_TOKEN / STEPS)
     return int(min(LONGEST_STEP, max(SHORTEST_STEP, 2 ** round(math.log2(wanted)))))
+
+
+def _chunk(place: Place, models: Sequence[Model]) -> int | None:
+    """Return a chunk's bytes; None: the default. What lies beyond a model's context is predicted by no one."""
+    usual = DEFAULT_CHUNK if place.gpus else CPU_CHUNK
+    chunk = min([usual, *(BYTES_PER_TOKEN_AT_LEAST * model.context for model in models if model.context)])
+    return None if chunk == DEFAULT_CHUNK else chunk
 
 
 def _at_once(place: Place, room: float) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from logitfuse.kernels.closest_name import did_you_mean
 from logitfuse.storage.checksums import checksum_bytes, checksum_once
 from logitfuse.storage.errors import ModelRefused
 from logitfuse.storage.fetched import fetched
@@ -84,9 +85,15 @@ def _from_hub(settings: ModelSettings) -> Path:
         reason = (str(error).splitlines() or [""])[0]
         raise ModelRefused(
             f"model {settings.model!r} (revision {settings.revision or 'newest'}) could not be fetched from the hub: "
-            f"{type(error).__name__}: {reason} Check the name, the network and, for a gated model, HF_TOKEN; or "
-            "download it elsewhere and give its folder."
+            f"{type(error).__name__}: {reason.rstrip('. ')}. {_folder_meant(settings.model)}Check the name, the "
+            "network and, for a gated model, HF_TOKEN; or download it elsewhere and give its folder."
         ) from error
+
+
+def _folder_meant(model: str) -> str:
+    """Return "Did you mean …? " where a folder here has almost the name that was taken for a hub id."""
+    beside = Path(model).parent
+    return did_you_mean(model, [str(f) for f in beside.iterdir() if f.is_dir()]) if beside.is_dir() else ""
 
 
 def _fingerprint(folder: Path) -> str:

@@ -35,7 +35,7 @@ def gain_rows(run: Run) -> list[dict[str, Any]]:
     for s, model in enumerate(models):
         for domain in [*sorted({d.domain for d in documents}), MEAN] if s != fused else []:
             chosen = [d for d in documents if domain in (d.domain, MEAN)]
-            nats_D2 = np.array([[d.nats_S[s], d.nats_S[fused]] for d in chosen])
+            nats_D2 = np.array([[d.nats_S[s], d.nats_S[fused]] for d in chosen]).reshape(-1, 2)  # none: D = 0
             bytes_D = np.array([d.bytes for d in chosen], np.float64)
             about = {"against": model.label, "role": model.role, "domain": domain}
             rows.append(about | gain(nats_D2[:, 0], nats_D2[:, 1], bytes_D))

@@ -108,6 +108,13 @@ class Verifier:
         wanted = {one.path for one in every}
         if stage == "prepare":
             wanted.add(listing_path(self.run.recipe.corpus, self.run.published_split))
-        stale = [path for path in record_paths(self.run.store).get(stage, []) if path not in wanted]
+        kept = {_folder_and_key(path) for path in wanted}  # what stands beside a result under its key goes with it
+        stale = [path for path in record_paths(self.run.store).get(stage, []) if _folder_and_key(path) not in kept]
         self.stale += stale
         return len(stale)
+
+
+def _folder_and_key(path: str) -> tuple[str, str]:
+    """Split `train/fused/model.KEY.json`, or one of a result with another name, into where it lies and its key."""
+    folder, _, name = path.rpartition("/")
+    return folder, name.removesuffix(".json").rpartition(".")[2]

@@ -69,6 +69,12 @@ def test_what_run_would_refuse_is_refused_at_once(
     assert all(word in said for word in words) and "secret" not in said and not (here / "my.yaml").exists(), said
 
 
+def test_a_misspelt_folder_is_not_looked_for_on_a_hub(here: Path) -> None:
+    (here / "models" / "student").mkdir(parents=True)
+    said = refused("init", "--target", "models/studnt", "--source", "models/student", "--corpus", "texts")
+    assert "there is no such folder" in said and "'models/student'" in said, said
+
+
 def test_without_a_terminal_nothing_is_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = refused("init")
     assert "--target MODEL, --source MODEL, --corpus TEXT is missing" in said
@@ -126,6 +132,9 @@ def test_sizes_suit_the_machine_and_the_text() -> None:
         for place in (cpu, gpu, many):
             sizes = suitable(text, Model(None, 128), place)
             assert sizes.sequence_length == 128 <= sizes.micro_batch_tokens and 0 < sizes.held_out_share <= 0.3
+    short = suitable(small, Model(1, 2048), cpu, [Model(1, 512)]).max_chunk_bytes
+    assert short == 1024, "what is beyond the shortest context is predicted by no one"
+    assert suitable(huge, Model(1, 4096), gpu).max_chunk_bytes is None, "the default"
     assert "train.lora" in fits(Model(7_000_000_000), [], gpu) and "a source" in fits(Model(1), [Model(10**11)], gpu)
     assert fits(Model(7_000_000_000), [Model(7_000_000_000)], many) == "" == fits(Model(10**12), [], cpu)
 
