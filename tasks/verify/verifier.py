@@ -105,7 +105,7 @@ class Verifier:
         """Note what stands and is not asked for; None where the keys that are asked for are not known."""
         if not all(one.judged for one in every):
             return None
-        wanted = {one.path for one in every}
+        wanted = {one.path for one in every if one.path is not None}
         if stage == "prepare":
             wanted.add(listing_path(self.run.recipe.corpus, self.run.published_split))
         kept = {_folder_and_key(path) for path in wanted}  # what stands beside a result under its key goes with it
