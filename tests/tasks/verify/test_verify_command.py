@@ -39,11 +39,12 @@ def test_a_healthy_run_has_no_fault(name: str, request: pytest.FixtureRequest) -
 
 def test_what_stands_beside_a_result_under_its_key_is_not_stale(content: dict[str, Any]) -> None:
     run = StandingRun(parse_recipe(content, "test"))
-    models = list((run.recipe.folder / "train").glob("*/model.*.json"))
-    for model in models:
-        model.with_name(f"worker{model.name.removeprefix('model')}").write_text("{}")
+    (record, *_) = (run.recipe.folder / "map").glob("*/map.*.json")
+    beside = record.with_name(f"beside{record.name.removeprefix('map')}")
+    beside.write_text("{}")
     verifier = Verifier(run, "my.yaml")
-    assert models and verifier.stage("train").stale == 0 and verifier.stale == []
+    assert verifier.stage("map").stale == 0 and verifier.stale == []
+    beside.unlink()
 
 
 def test_what_is_no_longer_wanted_is_stale(content: dict[str, Any]) -> None:
