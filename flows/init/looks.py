@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from itertools import chain, islice
@@ -42,12 +41,9 @@ def look_at_model(model: str) -> Model:
 
 def _refuse_misspelt_folder(model: str) -> None:
     """Where the first part of a name is a folder here, say that the second is none: a hub would only not know it."""
-    from logitfuse.kernels.closest_name import did_you_mean
+    from logitfuse.tasks.models.home import folder_meant
 
-    beside = Path(model).parent
-    if not beside.is_dir():
-        return
-    if near := did_you_mean(model, [str(folder) for folder in beside.iterdir() if folder.is_dir()]):
+    if near := folder_meant(model):
         raise ModelRefused(
             f"model {model!r}: there is no such folder. {near}A model of the hub with that name: --no-check writes it."
         )
@@ -55,12 +51,10 @@ def _refuse_misspelt_folder(model: str) -> None:
 
 def _parameters(folder: Path) -> int:
     """Count the parameters of a folder that was checked, from the headers of its weights."""
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        total += sum(math.prod(facts["shape"]) for name, facts in header.items() if name != "__metadata__")
-    return total
+    from logitfuse.tasks.models.weight_files import read_header
+
+    tensors = (read_header(file, str(file))[0] for file in folder.glob("*.safetensors"))
+    return sum(math.prod(facts["shape"]) for each in tensors for facts in each.values())
 
 
 def _ask_hub(model: str) -> Model:

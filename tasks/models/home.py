@@ -85,12 +85,12 @@ def _from_hub(settings: ModelSettings) -> Path:
         reason = (str(error).splitlines() or [""])[0]
         raise ModelRefused(
             f"model {settings.model!r} (revision {settings.revision or 'newest'}) could not be fetched from the hub: "
-            f"{type(error).__name__}: {reason.rstrip('. ')}. {_folder_meant(settings.model)}Check the name, the "
+            f"{type(error).__name__}: {reason.rstrip('. ')}. {folder_meant(settings.model)}Check the name, the "
             "network and, for a gated model, HF_TOKEN; or download it elsewhere and give its folder."
         ) from error
 
 
-def _folder_meant(model: str) -> str:
+def folder_meant(model: str) -> str:
     """Return "Did you mean …? " where a folder here has almost the name that was taken for a hub id."""
     beside = Path(model).parent
     return did_you_mean(model, [str(f) for f in beside.iterdir() if f.is_dir()]) if beside.is_dir() else ""
