@@ -79,7 +79,7 @@ def evaluate(
 def _suites(names: str, tasks: str, include_path: str, limit: int | None, execute: bool) -> SuiteSettings:
     from pydantic import ValidationError
 
-    from logitfuse.tasks.recipe import explain
+    from logitfuse.tasks.settings_errors import explain
     from logitfuse.tasks.suites_settings import SuiteSettings
 
     content = {

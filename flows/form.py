@@ -21,7 +21,8 @@ from logitfuse.flows.form_values import plain_values
 from logitfuse.flows.quiet_failures import tell_without_traceback
 from logitfuse.flows.still_running import shown_as_running
 from logitfuse.storage.errors import BadInput, LogitfuseError
-from logitfuse.tasks.recipe import Recipe, explain
+from logitfuse.tasks.recipe import Recipe
+from logitfuse.tasks.settings_errors import explain
 
 P = ParamSpec("P")
 RECIPE = (

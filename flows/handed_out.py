@@ -16,7 +16,7 @@ from logitfuse.flows.stages import STAGE_FLOWS
 from logitfuse.flows.work_ahead import stage_progress
 from logitfuse.tasks.engine import Outcome, State
 from logitfuse.tasks.execute import stage_status, unit_status
-from logitfuse.tasks.recipe import Execution
+from logitfuse.tasks.execution import Execution
 from logitfuse.tasks.train_hosts import TRAINING
 from logitfuse.tasks.unit import Unit
 

@@ -16,10 +16,12 @@ from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.engine import Outcome, Progress
 from logitfuse.tasks.evaluate import Contestant, EvaluateSettings
 from logitfuse.tasks.execute import do_prepare, do_unit
+from logitfuse.tasks.execution import Execution
 from logitfuse.tasks.models.reference import ModelSettings
-from logitfuse.tasks.recipe import Execution, Recipe, explain
+from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.results import MEAN, documents_of
 from logitfuse.tasks.run import Run
+from logitfuse.tasks.settings_errors import explain
 from logitfuse.tasks.suites import STAGE, tasks_of
 from logitfuse.tasks.suites_settings import SuiteSettings
 from logitfuse.tasks.unit import Unit

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from logitfuse.kernels.closest_name import did_you_mean, known_names
 from logitfuse.storage.errors import BadInput
-from logitfuse.storage.paths import user_path
 from logitfuse.storage.places import run_folder, run_place
 from logitfuse.storage.settings import Settings
-from logitfuse.storage.urls import WITHOUT_SECRETS, check_url, is_url
-from logitfuse.storage.yaml_text import MOST_BYTES, YamlRefused, parse_yaml
 from logitfuse.tasks.align_settings import AlignSettings, check_align_inputs
 from logitfuse.tasks.arms import arms, pair_sources
 from logitfuse.tasks.capture_settings import CaptureSettings
@@ -25,100 +20,15 @@ from logitfuse.tasks.encode import EncodeSettings
 from logitfuse.tasks.ensemble import ENSEMBLE
 from logitfuse.tasks.ensemble import weights_of as ensemble_members
 from logitfuse.tasks.evaluate import EvaluateSettings
+from logitfuse.tasks.execution import Execution
 from logitfuse.tasks.fuse_settings import FuseSettings, check_advantage, check_inputs, check_weights, weights_among
 from logitfuse.tasks.merge_settings import MERGED, MergeSettings, check_merge, merges
 from logitfuse.tasks.models.reference import FOLDER_NAME, LONGEST_LABEL, ModelSettings
+from logitfuse.tasks.recipe_text import recipe_content
+from logitfuse.tasks.settings_errors import explain
 from logitfuse.tasks.suites_settings import SuiteSettings
-from logitfuse.tasks.training.hosts import HostSettings
 from logitfuse.tasks.training.settings import TrainSettings
 from logitfuse.tasks.vocabulary_map import MapSettings
-
-
-class Execution(Settings):
-    """Where and with what a run is done. Nothing here can change a result, so nothing here is in a key."""
-
-    model_config = {"title": "Execution"}
-
-    folder: str = Field(
-        "runs",
-        title="Runs folder",
-        description="Folder that holds a folder per run: a path, or a URL such as s3://bucket/runs (needs the extra "
-        "logitfuse[s3]).",
-        json_schema_extra=WITHOUT_SECRETS,
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", title="Device", description="Where models compute.")
-    workers: int = Field(2, ge=1, title="Workers", description="Shards worked on at once in the data stages.")
-    shards_per_run: int = Field(
-        0,
-        ge=0,
-        title="Shards per run",
-        description="0: the pipeline's run does all stages itself. Otherwise it hands them out as deployment runs to "
-        "the workers of their queues, the shards of encode, capture, align and fuse in runs of so many.",
-    )
-    processes: int = Field(
-        1, ge=1, title="Training processes", description="Processes that train, one per GPU; on each host that many."
-    )
-    hosts: HostSettings = Field(
-        HostSettings(),
-        title="Training hosts",
-        description="Several machines that train one model; all of them run stage train on one shared folder.",
-    )
-    peer_timeout_seconds: int = Field(
-        1800,
-        ge=1,
-        title="Patience",
-        description="Seconds that training processes wait for a silent one, and hosts for one another at the start. "
-        "It must be more than writing a checkpoint takes.",
-    )
-    checkpoint_every_steps: int = Field(
-        200, ge=1, title="Checkpoint every", description="Training steps from one checkpoint to the next."
-    )
-    keep_checkpoints: int = Field(2, ge=1, title="Keep checkpoints", description="Newest checkpoints that are kept.")
-    sharded: bool = Field(
-        False, title="Sharded training", description="Spread weights and optimiser over the processes (FSDP2)."
-    )
-    evaluate_every_steps: int = Field(
-        200,
-        ge=0,
-        title="Look at held-out text every",
-        description="Training steps from one look at a small sample of the validation split to the next; 0: never.",
-    )
-    evaluate_tokens: int = Field(
-        16384, ge=1, title="Held-out sample", description="Tokens of that sample, as many of each domain."
-    )
-    tensorboard: bool = Field(
-        False,
-        title="TensorBoard",
-        description="Write event files into the run's folder (needs the extra logitfuse[tensorboard]).",
-    )
-    wandb: str = Field(
-        "",
-        title="W&B project",
-        description="Show training in this project of Weights & Biases (needs the extra logitfuse[wandb]); empty: not.",
-    )
-    peak_tflops: float | None = Field(
-        None,
-        gt=0,
-        title="Peak TFLOP/s",
-        description="What one device can do at best, for the model FLOP utilisation (MFU); empty: known GPUs' own.",
-    )
-    min_free_gb: float = Field(1.0, ge=0, title="Free disk (GB)", description="Refuse to start with less than this.")
-    plan: Literal["stop", "warn", "skip"] = Field(
-        "stop",
-        title="Plan first",
-        description="Before anything is spent, a run estimates whether it fits on its disk and into memory. stop: one "
-        "that cannot is not begun. warn: it is told, and begins. skip: nothing is estimated.",
-    )
-
-    @model_validator(mode="after")
-    def _folder_can_be_used(self) -> Execution:
-        if is_url(self.folder):
-            check_url(self.folder, "folder")
-        elif not self.folder.strip():
-            raise ValueError("folder: it is empty; write . for the folder that you are in")
-        else:
-            user_path(self.folder, "folder")
-        return self
 
 
 class Recipe(Settings):
@@ -227,11 +137,6 @@ class Recipe(Settings):
         return run_place(self.execution.folder, self.name)
 
 
-def shipped_recipes() -> list[str]:
-    """Return the names of the recipes that come with the package."""
-    return sorted(entry.name for entry in files("logitfuse.recipes").iterdir() if entry.name.endswith(".yaml"))
-
-
 def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe from a YAML file, or a shipped one by name, and apply `a.b=value` overrides.
 
@@ -240,112 +145,9 @@ def read_recipe(path: str, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(recipe_content(path, overrides), path)
 
 
-def recipe_content(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a recipe's file says, overrides applied, before it is validated."""
-    content = _parse(_text_of(path), path)
-    for override in overrides:
-        apply_override(content, override)
-    return content
-
-
 def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
     """Validate a recipe's content; `where` names it in messages."""
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         raise BadInput(f"{where}: {explain(error, Recipe)}") from None
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say in plain words which fields are wrong, and the closest known name of unknown ones."""
-    return "\n  ".join([""] + [_explain_one(problem, model) for problem in error.errors()]).strip()
-
-
-def _explain_one(problem: Any, model: type[BaseModel]) -> str:
-    path = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    said = problem["msg"].removeprefix("Value error, ")
-    begins = said.partition(":")[0].partition(".")[0]
-    if ":" in said and begins in _fields_at(model, problem["loc"]):  # it names the very field below
-        return f"{path}.{said}" if problem["loc"] else said
-    if problem["type"] == "extra_forbidden":
-        known = list(_fields_at(model, problem["loc"][:-1]))
-        hint = did_you_mean(str(problem["loc"][-1]), known).strip()
-        return f"{path}: there is no such field. {hint or 'Known: ' + ', '.join(known) + '.'}"
-    given = problem.get("input")
-    told = isinstance(given, (str, int, float, bool)) and not (is_url(str(given)) and "@" in str(given))  # a password
-    shown = f" (given: {given!r})" if told else ""
-    return f"{path}: {said}{shown}"
-
-
-def _fields_at(model: type[BaseModel], path: Sequence[int | str]) -> Sequence[str]:
-    for part in path:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        inner = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((a for a in inner if isinstance(a, type) and issubclass(a, BaseModel)), model)
-    return list(model.model_fields)
-
-
-def _text_of(path: str) -> str:
-    file = user_path(path, "recipe")
-    if file.is_file():
-        return read_text_file(file, path, "A recipe is a UTF-8 YAML file.")
-    name = path.removesuffix(".yaml") + ".yaml"
-    shipped = shipped_recipes()
-    if name in shipped:
-        return files("logitfuse.recipes").joinpath(name).read_text(encoding="utf-8")
-    names = [recipe.removesuffix(".yaml") for recipe in shipped]
-    which = known_names(path, names, called="Shipped")
-    raise BadInput(f"{path}: no such file, and no shipped recipe of that name. {which}")
-
-
-def read_text_file(file: Path, called: str, advice: str) -> str:
-    """Return the text of a small file that a user wrote; raise `BadInput` that calls it so and ends with the advice."""
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise BadInput(f"{called}: it has more than {MOST_BYTES:,} bytes. {advice}")
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{called}: not UTF-8 at byte {error.start}. {advice}") from None
-    except OSError as error:
-        raise BadInput(f"{called}: it cannot be read ({error.strerror}). {advice}") from None
-
-
-def _parse(text: str, path: str) -> dict[str, Any]:
-    try:
-        content = parse_yaml(text)
-    except YamlRefused as error:
-        raise BadInput(f"{path}: not YAML: {error}. Mend the file.") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise BadInput(f"{path}: a recipe is a mapping of fields, not a {type(content).__name__}.")
-    return content
-
-
-def apply_override(content: dict[str, Any], override: str) -> None:
-    """Change a recipe's content as `field.field=value` says."""
-    name, equals, value = override.partition("=")
-    if not equals or not name:
-        raise BadInput(f"--set {override}: write it as field.field=value.")
-    where = f"--set {override[:200]}"
-    *path, last = name.split(".")
-    place: Any = content
-    for part in path:
-        place = place[_entry(place, part, where)] if isinstance(place, list) else place.setdefault(part, {})
-        if not isinstance(place, (dict, list)):
-            raise BadInput(f"{where}: {part!r} is a value and holds no fields. Set it whole, or leave it.")
-    try:
-        place[_entry(place, last, where) if isinstance(place, list) else last] = parse_yaml(value)
-    except YamlRefused as error:
-        raise BadInput(f"{where}: the value is not YAML: {error}. Quote text that is none.") from None
-
-
-def _entry(place: list[Any], part: str, where: str) -> int:
-    """Return the number of an entry of a list."""
-    if not (part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(place)):
-        raise BadInput(f"{where}: {part!r} is no number of an entry; there are {len(place)}, counted from 0.")
-    return int(part)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from logitfuse.storage.errors import BadInput
-from logitfuse.tasks.recipe import Recipe, apply_override, parse_recipe, read_recipe
+from logitfuse.tasks.recipe import Recipe, parse_recipe, read_recipe
+from logitfuse.tasks.recipe_text import apply_override
 
 REPORT = "report.json"
 

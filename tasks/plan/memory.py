@@ -13,7 +13,7 @@ from logitfuse.tasks.plan.sizes import ModelSize
 
 if TYPE_CHECKING:
     from logitfuse.tasks.capture_settings import CaptureSettings
-    from logitfuse.tasks.recipe import Execution
+    from logitfuse.tasks.execution import Execution
     from logitfuse.tasks.training.adapt_settings import AdaptSettings
     from logitfuse.tasks.training.settings import TrainSettings
 

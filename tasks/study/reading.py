@@ -13,7 +13,8 @@ from logitfuse.kernels.closest_name import known_names
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.paths import user_path
 from logitfuse.storage.yaml_text import YamlRefused, parse_yaml
-from logitfuse.tasks.recipe import apply_override, explain, read_text_file, recipe_content
+from logitfuse.tasks.recipe_text import apply_override, read_text_file, recipe_content
+from logitfuse.tasks.settings_errors import explain
 from logitfuse.tasks.study.likeness import resolve
 from logitfuse.tasks.study.settings import Study
 

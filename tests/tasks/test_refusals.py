@@ -11,7 +11,8 @@ import pytest
 from logitfuse.storage.errors import BadInput, LogitfuseError, ModelRefused, OutOfSpace
 from logitfuse.tasks.checks import check_run, claim_folder
 from logitfuse.tasks.execute import chosen_units, do_prepare
-from logitfuse.tasks.recipe import parse_recipe, read_recipe, shipped_recipes
+from logitfuse.tasks.recipe import parse_recipe, read_recipe
+from logitfuse.tasks.recipe_text import shipped_recipes
 from logitfuse.tasks.run import Run
 
 pytestmark = pytest.mark.models

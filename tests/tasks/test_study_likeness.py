@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from logitfuse.storage.errors import BadInput
-from logitfuse.tasks.recipe import recipe_content
+from logitfuse.tasks.recipe_text import recipe_content
 from logitfuse.tasks.study.likeness import flat_settings
 from logitfuse.tasks.study.plan import plan
 from logitfuse.tasks.study.reading import read_study
