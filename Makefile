@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup test check format demo experiments experiments-full fuzz audit-dependencies results test-server test-browser test-install test-slow test-triton chaos corruption chaos-prefect test-all scale clean help docs
+.PHONY: setup test check format demo experiments experiments-full fuzz fuzz-guided audit-dependencies results test-server test-browser test-install test-slow test-triton chaos corruption chaos-prefect test-all scale clean help docs
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -73,6 +73,12 @@ EXAMPLES ?= 1000
 fuzz: setup  ## hostile recipes, runs, corpora and models: an hour or two; EXAMPLES=1000 SEED=1
 	@echo "EXAMPLES=$(EXAMPLES) SEED=$(SEED)"
 	HYPOTHESIS_MAX_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz --hypothesis-seed=$(SEED) --timeout=7200
+
+SECONDS_EACH = $(or $(SECONDS),60)
+
+fuzz-guided: setup  ## inputs that reach new code, a minute for each kind of file; SECONDS=60 SEED=1 TARGETS="recipe shard"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python tests/fuzz/guided/fuzzing.py --seconds $(SECONDS_EACH) --seed $(SEED) $(if $(TARGETS),--only $(TARGETS)) $(FUZZ)
 
 # Strict: a package that the service does not know is a failure, else nothing found would mean nothing asked.
 audit-dependencies: setup  ## known vulnerabilities of what is installed (asks an advisory service, so needs a network)

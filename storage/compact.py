@@ -66,10 +66,13 @@ def most_kept(schema: pa.Schema, where: str) -> int | None:
         return None
     if found[CODEC] != f"compact-{COMPACT_VERSION}".encode():
         raise ShardCorrupt(
-            f"{where}: its codec is {found[CODEC].decode()}, this logitfuse knows compact-{COMPACT_VERSION}. "
-            "Upgrade logitfuse, or capture it again."
+            f"{where}: its codec is {found[CODEC].decode(errors='replace')[:80]}, this logitfuse knows "
+            f"compact-{COMPACT_VERSION}. Upgrade logitfuse, or capture it again."
         )
-    return int(found[MOST_KEPT])
+    kept = found.get(MOST_KEPT, b"")
+    if not (kept.isdigit() and 0 < len(kept) < 10):
+        raise ShardCorrupt(f"{where}: it does not say how many tokens a position keeps at most. Capture it again.")
+    return int(kept)
 
 
 def stored_columns(columns: Collection[str]) -> list[str]:

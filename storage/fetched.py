@@ -108,6 +108,7 @@ def _version(facts: dict[str, Any]) -> str:
 
 def _stamps(folder: Path) -> dict[str, dict[str, str]]:
     try:
-        return dict(json.loads((folder / STAMPS).read_text()))
-    except (OSError, ValueError):
+        found = json.loads((folder / STAMPS).read_text())
+        return {name: {part: str(stamp[part]) for part in ("version", "checksum")} for name, stamp in found.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}

@@ -81,7 +81,7 @@ def _holder(handle: int) -> dict[str, object]:
     try:
         held = json.loads(os.pread(handle, 4096, 0))
         return {"host": held["host"], "pid": held["pid"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

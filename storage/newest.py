@@ -5,13 +5,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError, model_validator
+
 from logitfuse.storage.atomic import replacing_folder
 from logitfuse.storage.checksums import checksum_bytes, checksum_file
 from logitfuse.storage.errors import StoreFailed
+from logitfuse.storage.records import Name, StoredFile
 from logitfuse.storage.remote import RemoteFolder
 
 POINTER = "newest.json"
 MARK = 12
+
+
+class Pointer(BaseModel):
+    """What names the newest folder: how it is called here, where its objects lie, and which they are."""
+
+    folder: Name
+    place: Name
+    files: list[StoredFile]
+
+    @model_validator(mode="after")
+    def _lies_flat(self) -> "Pointer":
+        """Whoever may write to the store may write this: no name may lead out of the folder that is fetched."""
+        if any("/" in name for name in (self.folder, *(file.name for file in self.files))):
+            raise ValueError("a folder of the series holds plain files")
+        return self
 
 
 class NewestFolder:
@@ -36,16 +54,17 @@ class NewestFolder:
         before = self.newest()
         self._remote.put(f"{self._name}/{POINTER}", json.dumps({"folder": folder.name, "place": place, "files": files},
                                                                indent=1).encode())  # fmt: skip
-        if before and before["place"] != place:
+        if before and before.place != place:
             self._remove(before)
         return True
 
-    def newest(self) -> dict[str, Any] | None:
-        """Return what the pointer says, None where there is none."""
+    def newest(self) -> Pointer | None:
+        """Return what the pointer says, None where there is none that can be used."""
         try:
-            return dict(json.loads(self._remote.get(f"{self._name}/{POINTER}")))
-        except (FileNotFoundError, ValueError):
+            found = Pointer.model_validate_json(self._remote.get(f"{self._name}/{POINTER}"))
+        except (FileNotFoundError, ValidationError):
             return None
+        return found if found.place.startswith(f"{self._name}/") else None
 
     def fetch(self, into: Path) -> Path | None:
         """Fetch the folder whole into a local one, and check it; None where there is none or it is damaged."""
@@ -53,14 +72,14 @@ class NewestFolder:
         if newest is None:
             return None
         try:
-            with replacing_folder(into / newest["folder"]) as scratch:
-                for file in newest["files"]:
-                    self._remote.download(f"{newest['place']}/{file['name']}", scratch / file["name"])
-                    if checksum_file(scratch / file["name"]) != file["checksum"]:
-                        raise FileNotFoundError(file["name"])
+            with replacing_folder(into / newest.folder) as scratch:
+                for file in newest.files:
+                    self._remote.download(f"{newest.place}/{file.name}", scratch / file.name)
+                    if checksum_file(scratch / file.name) != file.checksum:
+                        raise FileNotFoundError(file.name)
         except FileNotFoundError:
             return None
-        return into / str(newest["folder"])
+        return into / newest.folder
 
     def remove(self) -> None:
         """Remove all of the series, as far as listings show it."""
@@ -71,10 +90,10 @@ class NewestFolder:
         for name in self._remote.list(self._name):
             self._remote.delete(name)
 
-    def _remove(self, newest: dict[str, Any]) -> None:
-        for file in newest["files"]:
+    def _remove(self, newest: Pointer) -> None:
+        for file in newest.files:
             try:
-                self._remote.delete(f"{newest['place']}/{file['name']}")
+                self._remote.delete(f"{newest.place}/{file.name}")
             except StoreFailed:  # nobody reads it any more; it goes with the series
                 return
 

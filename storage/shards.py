@@ -1,6 +1,6 @@
 """Shards: Parquet files of one schema, written by row groups, read only after their checksum was verified."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from logitfuse.storage.checksums import checksum_file, checksum_once
-from logitfuse.storage.compact import most_kept
+from logitfuse.storage.compact import most_kept, stored_columns
 from logitfuse.storage.compact_reading import read_compact_batches
 from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
 from logitfuse.storage.gathering import gathering
@@ -85,6 +85,7 @@ def read_batches(
         with pq.ParquetFile(path) as file:
             check_batches(file.metadata, rows, str(path))
             k = most_kept(file.schema_arrow, str(path))
+            _require(file.schema_arrow.names, columns or () if k is None else stored_columns(columns or ()), path)
             if k is None:
                 names = list(columns) if columns else None
                 yield from file.iter_batches(batch_size=rows, row_groups=groups, columns=names)
@@ -97,6 +98,12 @@ def read_batches(
         raise ShardCorrupt(
             f"{path}: it cannot be read as Parquet ({said}). Run its stage again with --redo."
         ) from error
+
+
+def _require(there: Sequence[str], columns: Iterable[str], path: Path) -> None:
+    """Raise `ShardCorrupt` unless all columns are there; Arrow would leave the missing ones out without a word."""
+    if missing := [name for name in columns if name not in there]:
+        raise ShardCorrupt(f"{path}: it has no column {', '.join(missing)}. Run its stage again with --redo.")
 
 
 def read_together(

@@ -10,6 +10,7 @@ from typing import Literal
 from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMissing
 from logitfuse.storage.records import Record
 from logitfuse.storage.system_errors import in_words
+from logitfuse.tasks.blame import blaming
 from logitfuse.tasks.engine import Outcome, Progress, perform, silent
 from logitfuse.tasks.prepare import prepare_corpus
 from logitfuse.tasks.run import Run
@@ -38,7 +39,8 @@ def do_unit(
     """Make one unit's result unless it stands; raises the stage's own errors."""
     if unit.stage in TRAINING and is_follower(run):
         return follow(run, unit, progress)
-    return perform(run.store, run.work(unit), progress=progress, say=say, redo=redo)
+    with blaming(run, unit):
+        return perform(run.store, run.work(unit), progress=progress, say=say, redo=redo)
 
 
 def do_prepare(run: Run, *, progress: Progress = silent, redo: bool = False) -> list[Outcome]:

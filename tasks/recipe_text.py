@@ -74,17 +74,17 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     *path, last = name.split(".")
     place: Any = content
     for part in path:
-        place = place[_entry(place, part, where)] if isinstance(place, list) else place.setdefault(part, {})
+        place = place[entry(place, part, where)] if isinstance(place, list) else place.setdefault(part, {})
         if not isinstance(place, (dict, list)):
             raise BadInput(f"{where}: {part!r} is a value and holds no fields. Set it whole, or leave it.")
     try:
-        place[_entry(place, last, where) if isinstance(place, list) else last] = parse_yaml(value)
+        place[entry(place, last, where) if isinstance(place, list) else last] = parse_yaml(value)
     except YamlRefused as error:
         raise BadInput(f"{where}: the value is not YAML: {error}. Quote text that is none.") from None
 
 
-def _entry(place: list[Any], part: str, where: str) -> int:
-    """Return the number of an entry of a list."""
+def entry(place: list[Any], part: str, where: str) -> int:
+    """Return the number of an entry of a list; raise `BadInput`, which begins with `where`, for what is none."""
     if not (part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(place)):
         raise BadInput(f"{where}: {part!r} is no number of an entry; there are {len(place)}, counted from 0.")
     return int(part)

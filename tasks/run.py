@@ -30,7 +30,7 @@ class Run:
     def __init__(self, recipe: Recipe, read: Callable[[ModelSettings], Source] = read_source) -> None:
         """`read` finds a model and its tokenizer; whoever opens many runs of the same models gives one that keeps."""
         self.recipe = recipe
-        self._read = read
+        self.read = read
         self.store = open_store(recipe.execution.folder, recipe.name)
         self._records: dict[Unit, Record] = {}
         self._loaded: tuple[Path, CausalModel] | None = None
@@ -38,7 +38,7 @@ class Run:
     @cached_property
     def target(self) -> Source:
         with about("target.model"):
-            return self._read(self.recipe.target)
+            return self.read(self.recipe.target)
 
     @cached_property
     def teachers(self) -> dict[str, Source]:
@@ -46,7 +46,7 @@ class Run:
         found = [self.target] if self.recipe.include_target else []
         for number, settings in enumerate(self.recipe.sources):
             with about(f"sources.{number}.model"):
-                found.append(self._read(settings))
+                found.append(self.read(settings))
         return {source.label: source for source in found}
 
     @cached_property

@@ -60,10 +60,10 @@ def distorted(draw: st.DrawFn, tree: Any) -> Any:
     """A copy of a tree of dictionaries and lists with one to three values replaced, removed or added."""
     tree = copy.deepcopy(tree)
     for _ in range(draw(st.integers(1, 3))):
-        places = [place for place in _places(tree) if place[0]]
-        if not places:
+        found = [place for place in places(tree) if place[0]]
+        if not found:
             return draw(st.sampled_from(HOSTILE))
-        holder, key = draw(st.sampled_from(places))
+        holder, key = draw(st.sampled_from(found))
         how = draw(st.sampled_from(["replace", "replace", "remove", "add"]))
         if how == "remove":
             del holder[key]
@@ -74,8 +74,8 @@ def distorted(draw: st.DrawFn, tree: Any) -> Any:
     return tree
 
 
-def _places(tree: Any) -> list[tuple[Any, Any]]:
+def places(tree: Any) -> list[tuple[Any, Any]]:
     """Return every (container, key) of a tree; of long containers the first and the last few."""
     keys = list(tree) if isinstance(tree, dict) else list(range(len(tree))) if isinstance(tree, list) else []
     keys = keys if len(keys) <= 24 else keys[:12] + keys[-12:]
-    return [(tree, key) for key in keys] + [place for key in keys for place in _places(tree[key])]
+    return [(tree, key) for key in keys] + [place for key in keys for place in places(tree[key])]

@@ -86,11 +86,20 @@ def _text_of(data: bytes, where: str) -> str:
 
 def parquet_rows(file: Path, stem: str, settings: CorpusSettings) -> Iterator[Row]:
     """Yield the rows of a Parquet file, reading only the columns that are needed."""
+    with opened_table(file, settings) as (table, columns):
+        yield from batch_rows(table.iter_batches(BATCH_ROWS, columns=columns), stem, str(file))
+
+
+@contextmanager
+def opened_table(file: Path, settings: CorpusSettings) -> Iterator[tuple[pq.ParquetFile, list[str]]]:
+    """Open a Parquet file whose columns are those of the settings; yield it and which columns are needed.
+
+    Whatever in the block cannot be read of it is a BadInput.
+    """
     try:
         with pq.ParquetFile(file) as table:
             check_schema(table.schema_arrow, settings, str(file))
-            columns = wanted_columns(table.schema_arrow.names, settings)
-            yield from batch_rows(table.iter_batches(BATCH_ROWS, columns=columns), stem, str(file))
+            yield table, wanted_columns(table.schema_arrow.names, settings)
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{file} cannot be read as Parquet: {error}. Make or download it again.") from error
 
@@ -130,9 +139,15 @@ def decoded(data: bytes, where: str, offset: int = 0, *, first: bool = True) -> 
 
 @contextmanager
 def _lines(file: Path) -> Iterator[IO[bytes]]:
+    with readable(file), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        yield stream  # type: ignore[misc]
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Let what cannot be read of a file of lines, compressed or not, be a BadInput."""
     try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-            yield stream  # type: ignore[misc]
+        yield
     except (OSError, EOFError, zlib.error) as error:
         raise BadInput(
             f"{file} cannot be read: {error}. Make or download it again, or check its permissions."

@@ -10,10 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from logitfuse.tasks.corpus.documents import Row, wanted_columns
+from logitfuse.tasks.corpus.documents import Row
 from logitfuse.tasks.corpus.readers import Part
+from logitfuse.tasks.corpus.rows import LONGEST_LINE, batch_rows, opened_table, readable
 from logitfuse.tasks.corpus.settings import CorpusSettings
 
 BLOCK_BYTES = 65536  # of a file of lines, at most
@@ -89,16 +88,14 @@ def _text_samples(parts: list[Part], most_bytes: float) -> list[PartSample]:
 
 def _table(part: Part, settings: CorpusSettings, blocks: int) -> PartSample:
     """Read the first rows of row groups; a table's rows are counted in its footer."""
-    with pq.ParquetFile(_file(part)) as table:
-        columns = wanted_columns(table.schema_arrow.names, settings)
+    with opened_table(_file(part), settings) as (table, columns):
         groups = table.num_row_groups
         chosen = sorted({i * groups // blocks for i in range(blocks)}) if groups else []
         each = max(BLOCK_ROWS, BLOCK_ROWS * blocks // max(1, len(chosen)))
         found = []
         for group in chosen:
-            batch = next(table.iter_batches(each, row_groups=[group], columns=columns), None)
-            values: list[dict[str, Any]] = batch.to_pylist() if batch is not None else []
-            rows = [Row(value, f"{group}-{number}", str(part.file)) for number, value in enumerate(values)]
+            batches = islice(table.iter_batches(each, row_groups=[group], columns=columns), 1)
+            rows = list(batch_rows(batches, str(group), str(part.file)))
             cut = [rows[i : i + BLOCK_ROWS] for i in range(0, len(rows), BLOCK_ROWS)]
             found += [Block(some, len(some)) for some in cut]
         return PartSample(part, found, float(table.metadata.num_rows))
@@ -113,7 +110,7 @@ def _lines(part: Part, blocks: int, block: int) -> PartSample:
     else:
         starts = [i * (size - block) // max(1, blocks - 1) for i in range(blocks)]
     found = []
-    with file.open("rb") as stream:
+    with readable(file), file.open("rb") as stream:
         for start in starts:
             end = min(start + block, size)
             found.append(Block(list(_rows_from(stream, start, end, file)), end - start))
@@ -124,10 +121,10 @@ def _rows_from(stream: Any, start: int, end: int, file: Path) -> Iterator[Row]:
     """Yield the rows of all lines that begin in [start, end): each line belongs to exactly one block."""
     if start:
         stream.seek(start - 1)
-        stream.readline()  # the rest of a line that began before
+        _next_line(stream)  # the rest of a line that began before
     else:
         stream.seek(0)
-    while (where := stream.tell()) < end and (line := stream.readline()):
+    while (where := stream.tell()) < end and (line := _next_line(stream)):
         if (row := _row(line, f"{file}, byte {where}")) is not None:
             yield row
 
@@ -135,9 +132,9 @@ def _rows_from(stream: Any, start: int, end: int, file: Path) -> Iterator[Row]:
 def _compressed(part: Part, blocks: int, size: int) -> PartSample:
     """Read the beginning of a compressed file, and how far that has come in its bytes."""
     found: list[Block] = []
-    with _file(part).open("rb") as raw, gzip.GzipFile(fileobj=raw) as stream:
+    with readable(_file(part)), _file(part).open("rb") as raw, gzip.GzipFile(fileobj=raw) as stream:
         before = 0
-        while len(found) < blocks and (lines := list(islice(stream, 256))):
+        while len(found) < blocks and (lines := list(islice(iter(lambda: _next_line(stream), b""), 256))):
             rows = [row for line in lines if (row := _row(line, str(part.file))) is not None]
             passed, before = raw.tell() - before, raw.tell()
             found.append(Block(rows, passed))
@@ -145,10 +142,19 @@ def _compressed(part: Part, blocks: int, size: int) -> PartSample:
     return PartSample(part, found, float(max(size, read)))
 
 
+def _next_line(stream: Any) -> bytes:
+    """Return the next line; of one that is longer than any that is read, its beginning."""
+    line: bytes = stream.readline(LONGEST_LINE)
+    rest = line
+    while len(rest) == LONGEST_LINE and not rest.endswith(b"\n"):
+        rest = stream.readline(LONGEST_LINE)
+    return line
+
+
 def _row(line: bytes, where: str) -> Row | None:
     """Return the row of a line; None for a blank one, and for one that stage prepare will refuse."""
     try:
         value = json.loads(line.decode("utf-8-sig"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return Row(value, where, where) if isinstance(value, dict) else None

@@ -172,7 +172,7 @@ def _small_run(run: Run, texts: list[Text], folder: Path) -> Iterator[Run]:
         held_out_share=0.0, near_duplicate_overlap=None, max_chunk_bytes=run.recipe.corpus.max_chunk_bytes,
         published_split=run.recipe.corpus.published_split, documents_per_shard=max(1, math.ceil(counted / SHARDS)),
     )  # fmt: skip
-    small = Run(small_recipe(run.recipe, corpus, folder / "runs"), run._read)
+    small = Run(small_recipe(run.recipe, corpus, folder / "runs"), run.read)
     claim_folder(small.recipe)
     try:
         yield small

@@ -31,10 +31,10 @@ def training_facts(run: Run) -> dict[str, dict[str, Any]]:
             "settings": record.settings,
             "clm_loss": last_tenth(lines, "clm_loss"),
             "fusion_loss": last_tenth(lines, "fusion_loss"),
-            "tokens_per_s": median([line["tokens_per_s"] for line in lines]),
+            "tokens_per_s": median([line["tokens_per_s"] for line in lines if line.get("tokens_per_s") is not None]),
             "mfu": median([line["mfu"] for line in lines if line.get("mfu") is not None]),
             "skipped": [
-                {"step": line["step"], "why": line["skipped"], "documents": line["documents"]}
+                {"step": line["step"], "why": line["skipped"], "documents": line.get("documents", [])}
                 for line in lines
                 if "skipped" in line
             ][:MOST_SKIPPED],
@@ -49,7 +49,7 @@ def held_out_looks(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return each look at the held-out sample: step, tokens seen by then, nats per byte by domain and `mean`."""
     seen, looks = 0, []
     for line in lines:
-        seen += line["tokens"]
+        seen += line.get("tokens", 0)
         if "held_out" in line:
             looks.append({"step": line["step"], "tokens_seen": seen, **line["held_out"]})
     return looks
@@ -57,7 +57,7 @@ def held_out_looks(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def last_tenth(lines: list[dict[str, Any]], name: str) -> float | None:
     """Return a loss over the last tenth of the steps, weighted by tokens; None where the arm does not have it."""
-    last = [line for line in lines[-max(len(lines) // 10, 1) :] if line.get(name) is not None and line["tokens"]]
+    last = [line for line in lines[-max(len(lines) // 10, 1) :] if line.get(name) is not None and line.get("tokens")]
     tokens = sum(line["tokens"] for line in last)
     return sum(line[name] * line["tokens"] for line in last) / tokens if tokens else None
 
@@ -68,11 +68,11 @@ def thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     points, seen = [], 0
     for start in range(0, len(lines), size):
         part = lines[start : start + size]
-        tokens = sum(line["tokens"] for line in part)
+        tokens = sum(line.get("tokens", 0) for line in part)
         seen += tokens
         point = {"step": part[-1]["step"], "tokens_seen": seen}
         for name in ("clm_loss", "fusion_loss"):
-            known = [(line[name], line["tokens"]) for line in part if line.get(name) is not None]
+            known = [(line[name], line.get("tokens", 0)) for line in part if line.get(name) is not None]
             weight = sum(w for _, w in known)
             point[name] = sum(v * w for v, w in known) / weight if weight else None
         points.append(point)

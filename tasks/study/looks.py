@@ -40,8 +40,11 @@ def read_looks(folder: Path) -> list[Look]:
     found = []
     for path in (folder / FOLDER).glob("*.json"):
         try:
-            found.append(json.loads(path.read_bytes()))
-        except ValueError as error:
+            look = json.loads(path.read_bytes())
+            if not all(isinstance(look[name], str) for name in ("time", "fingerprint")):
+                raise ValueError("it tells no time, or not what was looked at")
+            found.append(look)
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise ShardCorrupt(
                 f"{path}: this record of a look at the locked split is damaged: {error}. Restore it; do not delete it, "
                 "or it would seem that nobody looked."

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from logitfuse.storage.errors import BadInput
+from logitfuse.storage.errors import BadInput, LogitfuseError
 from logitfuse.tasks.study.choices import choice_table
 from logitfuse.tasks.study.page_tables import (
     contrast_table,
@@ -35,6 +37,25 @@ def write_page(results: Path, page: Path, words: Path | None = None) -> list[Pat
     content = read_results(results)
     if not content["studies"]:
         raise BadInput(f"{results}: it holds no study yet. Run: logitfuse study STUDY --json {results}")
+    with _as_written(results):
+        return _written(content, results, page, words)
+
+
+@contextmanager
+def _as_written(results: Path) -> Iterator[None]:
+    """Let whatever numbers that no study wrote bring about be a `BadInput`; the file has hundreds, in any form."""
+    try:
+        yield
+    except LogitfuseError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise BadInput(
+            f"{results}: it does not hold what `logitfuse study --json` writes ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}). Make it again with that command; studies that are done are kept."
+        ) from error
+
+
+def _written(content: Facts, results: Path, page: Path, words: Path | None) -> list[Path]:
     spoken = read_words(words, list(content["studies"])) if words else {}
     folder, files = page.with_suffix(""), []
     parts = [

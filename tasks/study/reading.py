@@ -13,7 +13,7 @@ from logitfuse.kernels.closest_name import known_names
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.paths import user_path
 from logitfuse.storage.yaml_text import YamlRefused, parse_yaml
-from logitfuse.tasks.recipe_text import apply_override, read_text_file, recipe_content
+from logitfuse.tasks.recipe_text import apply_override, entry, read_text_file, recipe_content
 from logitfuse.tasks.settings_errors import explain
 from logitfuse.tasks.study.likeness import resolve
 from logitfuse.tasks.study.settings import Study
@@ -75,9 +75,7 @@ def _merge(place: Any, name: str, changes: dict[str, Any]) -> None:
 
 def _inside(place: Any, part: str, where: str) -> Any:
     if isinstance(place, list):
-        if not part.isdecimal() or int(part) >= len(place):
-            raise BadInput(f"{where}: {part!r} is no number of an entry; there are {len(place)}, counted from 0.")
-        return place[int(part)]
+        return place[entry(place, part, where)]
     if place.get(part) is None:
         place[part] = {}
     if not isinstance(place[part], (dict, list)):
@@ -87,8 +85,7 @@ def _inside(place: Any, part: str, where: str) -> Any:
 
 def _put(place: Any, name: str, value: Any, where: str) -> None:
     if isinstance(place, list):
-        _inside(place, name, where)
-        place[int(name)] = value
+        place[entry(place, name, where)] = value
     else:
         place[name] = value
 

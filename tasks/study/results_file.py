@@ -10,6 +10,7 @@ from logitfuse.storage.atomic import replacing
 from logitfuse.storage.errors import BadInput
 
 FORMAT = 1
+MOST_NAME = 200  # bytes
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -26,7 +27,25 @@ def read_results(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: no file of results: {error}. Give another file, or remove this one.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT or "studies" not in content:
         raise BadInput(f"{path}: not made by `logitfuse study --json`. Give another file, or remove this one.")
+    _check_studies(content["studies"], path)
     return content
+
+
+def _check_studies(studies: Any, path: Path) -> None:
+    """Refuse what `add_study` and the names of plots cannot be made of; of the numbers the page says what is wrong."""
+    for name, facts in studies.items() if isinstance(studies, dict) else [("", None)]:
+        locked = facts.get("locked") if isinstance(facts, dict) else None
+        sound = isinstance(facts, dict) and facts.get("study") == name and _is_plain(name)
+        if not sound or not (locked is None or (isinstance(locked, dict) and "primary" in locked)):
+            raise BadInput(
+                f"{path}: its study {name[:80]!r} is not as `logitfuse study --json` writes it. Take it out of the "
+                "file, or remove the file, and run the study again."
+            )
+
+
+def _is_plain(name: str) -> bool:
+    """Whether files that begin with a study's name lie where they should."""
+    return name.isprintable() and "/" not in name and 0 < len(name.encode("utf-8", "replace")) <= MOST_NAME
 
 
 def add_study(path: Path, facts: dict[str, Any]) -> None:

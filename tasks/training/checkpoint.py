@@ -133,5 +133,5 @@ def _read_state(folder: Path) -> tuple[dict[str, Any] | None, str]:
             if _described(folder / name) != state["files"][name]:
                 return None, f"{name} is not as it was written"
         return {name: kind(state[name]) for name, kind in (("step", int), ("key", str), ("processes", int))}, ""
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         return None, f"{STATE_FILE} or a file it names cannot be read ({type(error).__name__}: {error})"

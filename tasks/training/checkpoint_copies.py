@@ -43,10 +43,10 @@ def sending_checkpoints(series: NewestFolder | None, config: WorkerConfig, say: 
 
 def _fetch_newer(series: NewestFolder, config: WorkerConfig, say: Say) -> None:
     here, there = newest_folder(config.checkpoints), series.newest()
-    if there is None or (here is not None and here.name >= there["folder"]):
+    if there is None or (here is not None and here.name >= there.folder):
         return
     if (folder := series.fetch(config.checkpoints)) is None:
-        say(f"the store's {there['folder']} is damaged; training goes on with what this machine has")
+        say(f"the store's {there.folder} is damaged; training goes on with what this machine has")
         return
     if (folder / METRICS).is_file():
         os.replace(folder / METRICS, config.metrics)

@@ -6,13 +6,37 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from logitfuse.storage.atomic import replacing
+from logitfuse.storage.errors import ShardCorrupt
 
 TAIL_BYTES = 1 << 16  # more than a line has
 # What may differ from run to run though the steps are the same to the bit.
 MEASURED = frozenset({"tokens_per_s", "seconds", "mfu", "peak_memory_gb", "seconds_left", "time"})
+
+
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Step(BaseModel):
+    """What a line must be so that whoever reads it can; the file has no checksum, because it grows with each step."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+    step: Whole
+    steps: Whole = 0
+    tokens: Whole = 0
+    loss: float | None = None
+    clm_loss: float | None = None
+    fusion_loss: float | None = None
+    seconds: float = 0.0
+    tokens_per_s: float | None = None
+    mfu: float | None = None
+    held_out: dict[str, float | None] = {}
+    skipped: str = ""
+    documents: list[str] = []
 
 
 class MetricsFile:
@@ -31,22 +55,44 @@ class MetricsFile:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file, none if there is none; an unfinished last line is left out."""
+    """Return the lines of a metrics file, none if there is none; an unfinished last line is left out.
+
+    Raises `ShardCorrupt` where another line is none that training writes.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _line(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        line: dict[str, Any] = json.loads(text)
+        _Step.model_validate(line)
+        return line
+    except (ValueError, RecursionError) as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise ShardCorrupt(
+            f"{where}: training wrote no such line ({said}). Remove the file: the model and its training stay as they "
+            "are, only the curves begin anew."
+        ) from error
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
-    """Return the last whole line, None if there is none; reads the end of the file only, as it may be asked often."""
+    """Return the last whole line, None if there is none or it is none that training writes.
+
+    Reads the end of the file only, as it may be asked often.
+    """
     if not path.exists():
         return None
     with path.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - TAIL_BYTES))
         lines = stream.read().split(b"\n")[:-1]
-    return json.loads(lines[-1]) if lines else None
+    try:
+        return _line(lines[-1], str(path)) if lines else None
+    except ShardCorrupt:
+        return None
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from logitfuse.storage.errors import BadInput
 from logitfuse.storage.records import Record
 from logitfuse.tasks.engine import Progress, silent
 from logitfuse.tasks.prepare import listing_path
+from logitfuse.tasks.run import Run
 from logitfuse.tasks.stages import ORDER
 from logitfuse.tasks.unit import Unit
 from logitfuse.tasks.verify.faults import Fault, ShardFaults, StageFacts, redo_command
@@ -37,7 +38,7 @@ class Verifier:
         standing = [one for one in chosen if one.stands]
         before, done, rows = len(self.faults), 0, 0
         with ThreadPoolExecutor(self.run.recipe.execution.workers) as pool:
-            for found, count in pool.map(self._unit, standing):
+            for found, count in pool.map(self.unit, standing):
                 self._add(found)
                 rows += count
                 done += 1
@@ -57,7 +58,7 @@ class Verifier:
         model = self.run.teachers.get(source) or (self.run.target if source == self.run.target.label else None)
         return {source, model.tokenizer_label} if model else {source}
 
-    def _unit(self, standing: Standing) -> tuple[list[Fault], int]:
+    def unit(self, standing: Standing) -> tuple[list[Fault], int]:
         """Check one unit; return its faults and its rows."""
         record, unit = standing.record, standing.unit
         if record is None:
@@ -112,6 +113,18 @@ class Verifier:
         stale = [path for path in record_paths(self.run.store).get(stage, []) if _folder_and_key(path) not in kept]
         self.stale += stale
         return len(stale)
+
+
+def first_fault(run: Run, unit: Unit) -> Fault | None:
+    """Return a fault of what a unit reads, directly or not: of the same shard, or of no shard; None without any."""
+    verifier = Verifier(StandingRun(run.recipe, run.read), "RECIPE")
+    for stage in ORDER[: ORDER.index(unit.stage)]:
+        for standing in standing_units(verifier.run, stage):
+            if standing.stands and (None in (unit.shard, standing.unit.shard) or standing.unit.shard == unit.shard):
+                faults, _ = verifier.unit(standing)
+                if faults:
+                    return faults[0]
+    return None
 
 
 def _folder_and_key(path: str) -> tuple[str, str]:

@@ -1,8 +1,6 @@
 """One small run for each file of fuzzing, made by the command line, in a folder of which nothing outside may change."""
 
-import json
 import os
-import random
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from command_line import answer
-from tiny_models import WORDS, tiny_model
+from tiny_run import write_tiny_run
 
 from logitfuse.storage.errors import ModelRefused
 from logitfuse.tasks.packaged.pinned import PackageFile
@@ -47,30 +45,12 @@ def _not_here(package: PackageFile, target: Path) -> None:
     raise ModelRefused(f"cannot fetch {package.requirement} for {target}: not in this test.")
 
 
-def _corpus(path: Path) -> Path:
-    rng = random.Random(0)
-    lines = [{"id": f"doc-{n}", "text": " ".join(rng.choices(WORDS, k=rng.randint(3, 12)))} for n in range(12)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
 @pytest.fixture(scope="module")  # other tests of this process must find their own folder, cache and network
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A run that is done up to stage fuse."""
     root = tmp_path_factory.mktemp("home")
     (root / "scratch").mkdir()
-    first, second = (tiny_model(root / name, size, seed) for name, size, seed in (("a", 300, 1), ("b", 320, 2)))
-    content = {
-        "name": "tiny",
-        "target": {"model": str(first), "dtype": "float32"},
-        "sources": [{"model": str(second), "dtype": "float32"}],
-        "corpus": {"source": str(_corpus(root / "corpus.jsonl")), "documents_per_shard": 6, "held_out_share": 0.2},
-        "check": {"nats_per_byte": None},
-        "capture": {"k": 4},
-        "train": {"dtype": "fp32", "sequence_length": 128, "max_steps": 1},
-        "execution": {"folder": str(root / "runs"), "min_free_gb": 0, "device": "cpu"},
-    }
-    (root / "recipe.yaml").write_text(yaml.safe_dump(content))
+    content = write_tiny_run(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root / "scratch")
         for name, value in {"LOGITFUSE_CACHE": str(root / "cache"), "HF_HUB_OFFLINE": "1", "HOME": str(root)}.items():
