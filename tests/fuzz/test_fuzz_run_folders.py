@@ -121,7 +121,7 @@ def test_a_forged_shard_is_named_where_a_stage_breaks_on_it(home: Any) -> None:
         body = json.loads(file.with_suffix(".json").read_bytes())["record"]
         body["files"] = [stored_file(file, file.name).model_dump()]
         file.with_suffix(".json").write_bytes(signed(body))
-        found = answer("stage", "align", "--plain", str(home.recipe), "--set", "name=copy")
+        found = answer("stage", "capture", "--plain", str(home.recipe), "--set", "name=copy")
         check_answer(found)
         assert found.code == 2 and "cannot be made of what it reads" in found.said and "stage encode" in found.said
 

@@ -59,8 +59,6 @@ def main() -> int:
 
 def make_home(root: Path) -> None:
     """Make the run whose files are the seeds, with nothing of this user's folders, cache or network."""
-    from tiny_run import write_tiny_run
-
     os.environ |= {"LOGITFUSE_CACHE": str(root / "cache"), "HOME": str(root / "cache"), "HF_HUB_OFFLINE": "1",
                    "OMP_NUM_THREADS": "1", "PREFECT_HOME": str(root / "cache"), "NUMBA_CACHE_DIR": str(root / "cache"),
                    "TMPDIR": str(root / "cache")}  # fmt: skip
@@ -68,6 +66,8 @@ def make_home(root: Path) -> None:
         return
     for folder in (root / "scratch", root / "cache"):
         folder.mkdir(parents=True, exist_ok=True)
+    from tiny_run import write_tiny_run
+
     write_tiny_run(root)
     command = [sys.executable, "-m", "logitfuse.flows.cli", "run", str(root / "recipe.yaml"), "--plain"]
     made = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
@@ -106,8 +106,8 @@ def fuzz(root: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]
     lines = (done.stdout + done.stderr).decode(errors="replace").split("\n")
     said = "\n".join(line for line in lines if "INFO: Instrumenting" not in line)
     found = sorted({Path(path).name for path in FOUND.findall(said)})
-    if done.returncode and not found:
-        found = [f"none was kept: the fuzzer ended with {done.returncode}"]
+    if done.returncode and not found:  # such as a good input on which the target fails
+        raise SystemExit(f"{name}: the fuzzer ended with {done.returncode} and no finding:\n{said[-4000:]}")
     counts = {what: int((pattern.findall(said) or [0])[-1]) for what, pattern in COUNTED.items()}
     print(f"{name}: {counts['executions']:,} inputs, {counts['covered']:,} branches", flush=True)
     if found:
