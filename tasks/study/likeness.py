@@ -8,6 +8,7 @@ from typing import Any
 from logitfuse.storage.errors import BadInput
 
 Content = dict[str, Any]
+MOST_ALIKE = 50  # variants, each like the next
 
 
 def resolve(content: Content, where: str, read: Callable[[str], Content]) -> Content:
@@ -31,9 +32,14 @@ def _with_extended(content: Content, where: str, read: Callable[[str], Content],
 
 
 def _variants(before: Content, changes: Content) -> Content:
-    changed = {name: _changed(before.get(name) or {}, change or {}) for name, change in changes.items()}
+    changed = {name: _changed_variant(before.get(name) or {}, change or {}) for name, change in changes.items()}
     dropped = {name for name, change in changes.items() if change is None}
     return {name: variant for name, variant in (before | changed).items() if name not in dropped}
+
+
+def _changed_variant(before: Any, change: Any) -> Any:
+    """Return a variant with changes; what is no mapping is left to be refused when the study is validated."""
+    return _changed(before, change) if isinstance(before, dict) and isinstance(change, dict) else change
 
 
 def _with_alike(content: Content, where: str) -> Content:
@@ -44,10 +50,12 @@ def _with_alike(content: Content, where: str) -> Content:
         if not isinstance(variant, dict) or "like" not in variant:
             return variant
         other = variant["like"]
-        if other not in variants or other in (*seen, name):
+        if not isinstance(other, str) or other not in variants or other in (*seen, name):
             raise BadInput(f"{where}: variant {name!r} is like {other!r}, which is no other variant of the study.")
+        if len(seen) >= MOST_ALIKE:
+            raise BadInput(f"{where}: variant {name!r} is the end of more than {MOST_ALIKE} that are like another.")
         own = {field: value for field, value in variant.items() if field != "like"}
-        return _changed(settled(other, (*seen, name)), own)
+        return _changed_variant(settled(other, (*seen, name)), own)
 
     return content | ({"variants": {name: settled(name, ()) for name in variants}} if variants else {})
 

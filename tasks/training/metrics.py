@@ -34,6 +34,13 @@ class _Step(BaseModel):
     seconds: float = 0.0
     tokens_per_s: float | None = None
     mfu: float | None = None
+    served_share: float | None = None
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+    clm_weight: float | None = None
+    epoch: float | None = None
+    peak_memory_gb: float | None = None
+    seconds_left: float | None = None
     held_out: dict[str, float | None] = {}
     skipped: str = ""
     documents: list[str] = []

@@ -45,6 +45,10 @@ def _not_here(package: PackageFile, target: Path) -> None:
     raise ModelRefused(f"cannot fetch {package.requirement} for {target}: not in this test.")
 
 
+def _no_text(name: str, folder: Path, cache: Path | None) -> None:
+    raise ModelRefused(f"cannot make text {name!r} in {folder}: not in this test.")
+
+
 @pytest.fixture(scope="module")  # other tests of this process must find their own folder, cache and network
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A run that is done up to stage fuse."""
@@ -56,7 +60,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         for name, value in {"LOGITFUSE_CACHE": str(root / "cache"), "HF_HUB_OFFLINE": "1", "HOME": str(root)}.items():
             patch.setenv(name, value)
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        patch.setattr("logitfuse.tasks.packaged.fetch.download", _not_here)  # recipes that say nothing ask for these
+        # Recipes that say nothing ask for these; the text would be gathered for seconds before a package is missed.
+        patch.setattr("logitfuse.tasks.packaged.fetch.download", _not_here)
+        patch.setattr("logitfuse.tasks.packaged.text._make", _no_text)
         made = answer("run", str(root / "recipe.yaml"), "--plain", "--stop-after", "fuse")
         assert made.code == 0, made
         yield Home(root, content)

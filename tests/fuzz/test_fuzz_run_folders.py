@@ -7,15 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from command_line import answer, check_answer, refused
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import HOSTILE_TEXTS, damaged, distorted, fuzzing
+from oracle import is_permitted
+from place import Place
+from run_targets import signed
+from targets import TARGETS
 
-from logitfuse.storage.checksums import checksum_bytes
 from logitfuse.storage.errors import ShardCorrupt
-from logitfuse.storage.keys import canonical_json
 from logitfuse.storage.records import from_bytes
 from logitfuse.storage.shards import stored_file
 
@@ -35,10 +39,6 @@ def told(home: Any, command: list[str]) -> int:
     found = answer(*command, str(home.recipe), "--set", "name=copy")
     check_answer(found)
     return found.code
-
-
-def signed(body: Any) -> bytes:
-    return canonical_json({"record": body, "checksum": checksum_bytes(canonical_json(body))})
 
 
 @fuzzing(4)
@@ -106,6 +106,37 @@ def test_damaged_shards(home: Any, data: st.DataObject) -> None:
         body["files"] = [stored_file(file, file.name).model_dump()]
         record.write_bytes(signed(body))
         told(home, data.draw(st.sampled_from(COMMANDS)))
+
+
+def test_a_forged_shard_is_named_where_a_stage_breaks_on_it(home: Any) -> None:
+    """Ids past the vocabulary, with a record that vouches for them: the stage cannot know, `verify` does."""
+    with copied(home) as folder:
+        file = sorted(folder.glob("encode/*/*.parquet"))[0]
+        table = pq.read_table(file)
+        ids = [[10**6 for _ in row] for row in table["ids"].to_pylist()]
+        column = table.schema.get_field_index("ids")
+        pq.write_table(
+            table.set_column(column, table.schema.field(column), pa.array(ids, table.schema.types[column])), file
+        )
+        body = json.loads(file.with_suffix(".json").read_bytes())["record"]
+        body["files"] = [stored_file(file, file.name).model_dump()]
+        file.with_suffix(".json").write_bytes(signed(body))
+        found = answer("stage", "capture", "--plain", str(home.recipe), "--set", "name=copy")
+        check_answer(found)
+        assert found.code == 2 and "cannot be made of what it reads" in found.said and "stage encode" in found.said
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if not name.startswith("forged")])
+def test_the_readers_that_guided_fuzzing_looks_at(home: Any, name: str) -> None:
+    """Each reads a good input and an empty one as `make fuzz-guided` would judge it; atheris is not needed."""
+    place, target = Place(home.root), TARGETS[name]
+    for data in [*target.seeds(place)[:1], b""]:
+        try:
+            target.read(place, data)
+        except Exception as error:
+            assert is_permitted(error, target.permitted), (data, error)
+    shutil.rmtree(place.scratch)
+    place.scratch.mkdir()
 
 
 @pytest.mark.parametrize("inner", ["encode", "prepare", ".locks"])

@@ -21,11 +21,12 @@ from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.plan.blocks import sampled
 from logitfuse.tasks.study.looks import read_looks
 from logitfuse.tasks.study.page import write_page
-from logitfuse.tasks.study.reading import apply_settings
+from logitfuse.tasks.study.reading import apply_settings, read_study
 from logitfuse.tasks.study.results_file import FORMAT
 from logitfuse.tasks.training.checkpoint import latest_checkpoint
 from logitfuse.tasks.training.metrics import last_line, read_metrics
 
+ALIKE = "{" + ", ".join(f"v{n}: {{like: v{n + 1}}}" for n in range(2000)) + ", v2000: {}}"
 DEEP = b"[" * 100_000
 
 
@@ -133,6 +134,13 @@ def test_results_that_no_study_wrote_are_refused(tmp_path: Path, studies: Any) -
     (tmp_path / "results.json").write_text(json.dumps(content))
     with pytest.raises(BadInput, match=r"logitfuse study --json"):
         write_page(tmp_path / "results.json", tmp_path / "page.md")
+
+
+def test_variants_that_are_none_are_refused(tmp_path: Path) -> None:
+    for variants in ("{a: x}", "{target: x}", "{a: {like: [b]}}", "{a: {like: b}, b: x}", ALIKE):
+        (tmp_path / "study.yaml").write_text(f"extends: main\nvariants: {variants}\n")
+        with pytest.raises(BadInput, match="variant"):
+            read_study(str(tmp_path / "study.yaml"))
 
 
 def test_an_entry_of_a_list_has_a_number_of_few_digits() -> None:

@@ -21,9 +21,9 @@ Change = Callable[[bytes, random.Random], bytes]
 TYPES = [pa.int8(), pa.int32(), pa.int64(), pa.float32(), pa.string(), pa.binary(), pa.bool_(), pa.list_(pa.int32()),
          pa.list_(pa.float32()), pa.list_(pa.string()), pa.dictionary(pa.int32(), pa.string())]  # fmt: skip
 
-INTERESTING = [*(text.encode() for text in HOSTILE_TEXTS if len(text) < 400), b"[" * 2000, b"1" * 4400, b"&a ", b"*a", b"<<: ",
-               b"\0", b"\xff", b"\xed\xa0\x80", b"\\ud800", b"NaN", b"1e999", b"-1", b"{}", b"[]", b"null",
-               b"\n", *(struct.pack("<q", n)[:width] for n in (0, -1, 1, 2**31, 2**62) for width in (4, 8))]  # fmt: skip
+INTERESTING = [*(text.encode() for text in HOSTILE_TEXTS if len(text) < 400), b"[" * 2000, b"1" * 4400, b"&a ", b"*a",
+               b"<<: ", b"\0", b"\xff", b"\xed\xa0\x80", b"\\ud800", b"NaN", b"1e999", b"-1", b"{}", b"[]", b"null",
+               b"\n", *(struct.pack("<q", n)[:size] for n in (0, -1, 1, 2**31, 2**62) for size in (4, 8))]  # fmt: skip
 
 
 def distorted(tree: Any, draw: random.Random) -> Any:

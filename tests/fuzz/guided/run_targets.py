@@ -132,7 +132,12 @@ def _metrics(folder: Path) -> None:
     if line := last_line(file):
         scalars(line)
     lines = read_metrics(file)
-    last_tenth(lines, "clm_loss"), held_out_looks(lines), thinned(lines), median([x["tokens_per_s"] for x in lines])
+    (
+        last_tenth(lines, "clm_loss"),
+        held_out_looks(lines),
+        thinned(lines),
+        median([x["tokens_per_s"] for x in lines if x.get("tokens_per_s") is not None]),
+    )
     MetricsFile(file, 1)
 
 

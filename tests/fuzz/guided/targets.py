@@ -61,7 +61,7 @@ def form(place: Place, data: bytes) -> None:
 
 def _forms(place: Place) -> list[bytes]:
     wrapped = {"fuse": {"options": {"__prefect_kind": "json", "value": '{"temperature": 2}'}}, "name": "tiny"}
-    return [json.dumps(wrapped).encode(), (place.run / "report.json").read_bytes()]
+    return [json.dumps(wrapped).encode(), *place.contents("report.json")]
 
 
 def results(place: Place, data: bytes) -> None:
