@@ -23,7 +23,7 @@ from logitfuse.tasks.training.children import RUN_MARK, end_processes
 from logitfuse.tasks.training.config import WorkerConfig
 from logitfuse.tasks.training.hosts import Hosts, interface_towards
 from logitfuse.tasks.training.parent import PARENT, identity
-from logitfuse.tasks.training.worker import ERROR_MARK, LESS_MEMORY, PEER_MARK, STOP_MARK
+from logitfuse.tasks.training.worker import ERROR_MARK, LESS_MEMORY, MEMORY_MARK, PEER_MARK, STOP_MARK
 
 WORKER = "logitfuse.tasks.training.worker"
 HEARTBEAT_SECONDS = 1.0
@@ -43,8 +43,10 @@ def run_training(
     log: Callable[[str], None] = print,
     heartbeat: Callable[[], None] | None = None,
     grace_seconds: float = GRACE_SECONDS,
-) -> None:
-    """Train in child processes under `accelerate launch`, `processes` of them on this machine; return when done.
+) -> int:
+    """Train in child processes under `accelerate launch`, `processes` of them on this machine.
+
+    Returns, once they are done, the most bytes that one of them held: of its GPU's memory, or altogether on a CPU.
 
     `log` gets every line they say; `heartbeat` is called each second and may raise to cancel. However this
     function is left, all child processes are gone afterwards: first they are asked to stop, which saves a
@@ -76,8 +78,12 @@ def run_training(
         start_new_session=True,
     )
     said: deque[str] = deque(maxlen=LAST_LINES)
+    held = 0
     try:
         for line in _lines(child, heartbeat):
+            if MEMORY_MARK in line:
+                held = max(held, int(line.partition(MEMORY_MARK)[2]))
+                continue
             said.append(line)
             if not _launcher_ends(said):
                 log(line)
@@ -87,6 +93,7 @@ def run_training(
         child.wait()
     if code:
         raise WorkFailed(_failure(code, said))
+    return held
 
 
 def launch_command(
