@@ -10,6 +10,7 @@ from logitfuse.tasks.plan.amounts import Amounts
 from logitfuse.tasks.plan.row import Row
 from logitfuse.tasks.plan.rows import shards_of
 from logitfuse.tasks.plan.sample import Sample
+from logitfuse.tasks.plan.texts import dropped_documents
 
 if TYPE_CHECKING:
     from logitfuse.tasks.models.source import Source
@@ -43,7 +44,8 @@ def _held_out(run: Run, sample: Sample, amounts: Amounts, ahead: set[str]) -> It
 
 def _beyond(run: Run, amounts: Amounts, ahead: set[str]) -> Iterator[str]:
     most = run.recipe.capture.max_length
-    for label, model in run.teachers.items() if "capture" in ahead else ():
+    sources = [(label, model) for label, model in run.teachers.items() if label != run.target.label]
+    for label, model in sources if "capture" in ahead else ():
         if share := _share(amounts.of(f"beyond/{label}").value, amounts.of(f"positions/{label}").value):
             limited = most is not None and most < model.context
             limit = f"capture.max_length ({most:,})" if limited else f"its context of {model.context:,} tokens"
@@ -76,16 +78,30 @@ def _shorter(run: Run, amounts: Amounts, model: Source, longest: int) -> str:
     return f"Lower corpus.max_chunk_bytes ({run.recipe.corpus.max_chunk_bytes:,}) to {int(MARGIN * each * longest):,}."
 
 
+def prepared_lines(run: Run) -> list[str]:
+    """Return what stage prepare itself says of its shards: what it dropped, and that nothing is held out."""
+    dropped, splits = dropped_documents(run.shards), {split for one in run.shards for split in one.counts["splits"]}
+    found = []
+    if count := sum(dropped.values()):
+        found.append(f"{count:,} documents repeat held-out text and were dropped ({_reasons(dropped)})")
+    if splits <= {"train"}:
+        found.append(f"WARNING: no document is held out, so no model can be measured. {HOLD_OUT}")
+    return found
+
+
+def _reasons(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} {why}" for why, number in sorted(dropped.items()))
+
+
 def repeats(dropped: dict[str, int], kept: float) -> list[str]:
     """Return what to say of documents that are dropped because they repeat held-out text, where they are many."""
     count = sum(dropped.values())
     if not count or count < REPEATED * (count + kept):
         return []
-    how = ", ".join(f"{number:,} {why}" for why, number in sorted(dropped.items()))
     near = " Near duplicates stay with a higher corpus.near_duplicate_overlap." if "near duplicate" in dropped else ""
     return [
-        f"{count:,} of {round(count + kept):,} documents repeat held-out text and are dropped ({how}). A corpus with "
-        f"fewer copies of its documents loses fewer.{near}"
+        f"{count:,} of {round(count + kept):,} documents repeat held-out text and are dropped ({_reasons(dropped)}). "
+        f"A corpus with fewer copies of its documents loses fewer.{near}"
     ]
 
 

@@ -19,6 +19,7 @@ import yaml
 
 from logitfuse.storage.atomic import replacing
 from logitfuse.storage.errors import BadInput, WorkFailed
+from logitfuse.tasks.training import freed_memory
 from logitfuse.tasks.training.children import RUN_MARK, end_processes
 from logitfuse.tasks.training.config import WorkerConfig
 from logitfuse.tasks.training.hosts import Hosts, interface_towards
@@ -69,7 +70,7 @@ def run_training(
     mark = uuid.uuid4().hex
     child = subprocess.Popen(
         launch_command(accelerate, written, processes, on_cpu, hosts, config.peer_timeout_seconds),
-        env={**_network(hosts), **os.environ, **_environment(processes, on_cpu, mark)},
+        env={**_network(hosts), **_allocator(on_cpu), **os.environ, **_environment(processes, on_cpu, mark)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -170,6 +171,11 @@ def _environment(processes: int, on_cpu: bool, mark: str) -> dict[str, str]:
         PARENT: identity(os.getpid()),
         RUN_MARK: mark,
     }
+
+
+def _allocator(on_cpu: bool) -> dict[str, str]:
+    """Return how memory is kept; a user's own setting of it goes first."""
+    return freed_memory.environment() if on_cpu else {}
 
 
 def _network(hosts: Hosts | None) -> dict[str, str]:
