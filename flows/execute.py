@@ -18,6 +18,7 @@ from logitfuse.kernels.closest_name import known_names
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.locks import open_own
 from logitfuse.tasks.execute import chosen_units, do_prepare, do_units, is_up_to_date
+from logitfuse.tasks.plan.text_warnings import prepared_lines
 from logitfuse.tasks.quarantine import quarantine_line
 from logitfuse.tasks.unit import Unit
 
@@ -137,8 +138,8 @@ def _done_plainly(
     if stage == "prepare":
         outcomes = do_prepare(run, progress=progress.report(*units), redo=redo)
         note_prepared(progress, outcomes)
-        if left_out := quarantine_line(run):
-            shown.say(left_out)
+        for line in filter(None, [quarantine_line(run), *prepared_lines(run)]):
+            shown.say(line)
         yield from ((outcome.record.label, outcome) for outcome in outcomes)
         return
     with training_lines(shown.say):  # no other stage says any

@@ -77,6 +77,8 @@ def show_plan(run: Run, found: Plan) -> None:
         for note in each.notes:
             console.print(note, highlight=False, markup=False)
         console.print()
+    for line in found.warnings:
+        errors.print(f"[bold yellow]Warning:[/] {escape(line)}", highlight=False, soft_wrap=True)
     for line in found.refused:
         errors.print(f"[bold red]Refused:[/] {escape(line)}", highlight=False, soft_wrap=True)
     for line in found.reasons:

@@ -40,8 +40,8 @@ def plan_first(
     show(found, line)
     if found.reasons and wanted == "stop":
         raise DoesNotFit("\n".join([*found.reasons, f"{ANYWAY}."]))
-    for reason in found.reasons:
-        say(f"WARNING: {reason}")
+    for line in [*found.reasons, *found.warnings]:
+        say(f"WARNING: {line}")
     return found
 
 
@@ -59,4 +59,6 @@ def plan_line(run: Run, found: Plan) -> str:
         most = max(found.needs, key=lambda need: need.memory.needed)
         there = "" if most.there is None else f" of {gigabytes(most.there)}"
         parts.append(f"memory: about {gigabytes(most.memory.needed)}{there} ({most.stage} {most.model})")
+    if found.warnings:
+        parts.append("1 warning" if len(found.warnings) == 1 else f"{len(found.warnings)} warnings")
     return f"plan: {'; '.join(parts)}"

@@ -29,6 +29,7 @@ def plan_text(run: Run, found: Plan) -> str:
     """Return a plan as Markdown: what does not fit first, then its tables."""
     lines = [f"# {plain(run.recipe.name)}: the plan", ""]
     lines += [f"- **Does not fit:** {plain(reason)}" for reason in found.reasons]
+    lines += [f"- **Warning:** {plain(warning)}" for warning in found.warnings]
     for table in plan_tables(run, found):
         lines += ["", *_table(table), "", *(f"{plain(note)}\n" for note in table.notes)]
     lines.append("Times are in `logitfuse plan`, which tries a little of every stage, or is told a GPU.")

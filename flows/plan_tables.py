@@ -13,7 +13,7 @@ from logitfuse.tasks.plan.times import COMPUTED, ELSEWHERE
 if TYPE_CHECKING:
     from logitfuse.tasks.plan.estimates import Estimate
     from logitfuse.tasks.plan.plan import Plan
-    from logitfuse.tasks.plan.rows import Row
+    from logitfuse.tasks.plan.row import Row
     from logitfuse.tasks.run import Run
 
 UNKNOWN = "–"
@@ -61,7 +61,8 @@ def _text(run: Run, plan: Plan) -> PlanTable:
     rows = [[name, told(amounts.of(name)), ""] for name in ("documents", "chunks")]
     splits = [f"{told(of)} {split}" for split in ("train", "validation", "test")
               if (of := amounts.of(f"documents/{split}")).value]  # fmt: skip
-    rows[0][2] = ", ".join(splits)
+    dropped = sum(sample.dropped.values())
+    rows[0][2] = ", ".join(splits) + f"; {dropped:,} more repeat held-out text" * bool(dropped)
     rows.append(["text", size(amounts.of("bytes")), ""])
     for label, source in run.tokenizers.items():
         tokens = amounts.of(f"tokens/{label}")
@@ -120,7 +121,8 @@ def _memory(plan: Plan) -> PlanTable:
         verdict = "" if need.there is None else "fits"
         if need.there is not None and need.memory.needed > need.there:
             verdict = "tight" if need.fits else "does not fit"
-        rows.append([need.stage, need.model, gigabytes(need.memory.least), f"about {gigabytes(need.memory.needed)}",
-                     there, verdict])  # fmt: skip
+        most = gigabytes(need.memory.needed)
+        beside = f"{most}, probed" if need.probed else f"about {most}"
+        rows.append([need.stage, need.model, gigabytes(need.memory.least), beside, there, verdict])
     columns = ["stage", "of", "at the least", "with activations", "there is", ""]
     return PlanTable("Memory of a device", columns, rows)

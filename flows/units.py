@@ -17,6 +17,7 @@ from logitfuse.flows.training_plot import training_shown
 from logitfuse.storage.errors import LogitfuseError, StoreFailed, WorkFailed
 from logitfuse.tasks.engine import Outcome
 from logitfuse.tasks.execute import do_prepare, do_unit
+from logitfuse.tasks.plan.text_warnings import prepared_lines
 from logitfuse.tasks.quarantine import quarantine_line
 from logitfuse.tasks.stages import ORDER
 from logitfuse.tasks.unit import Unit
@@ -100,6 +101,9 @@ def _note_prepared(session: Session, shown: StageProgress, outcomes: list[Outcom
     if left_out := quarantine_line(session.run):
         session.watcher.say(left_out)
         get_run_logger().warning(left_out)
+    for line in prepared_lines(session.run):
+        session.watcher.say(line)
+        get_run_logger().info(line)
     return _completed(f"prepare: {done} shards done, {len(outcomes) - done} up to date")
 
 

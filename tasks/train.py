@@ -87,7 +87,7 @@ def trained(run: Run, described: Work, config: WorkerConfig, progress: Progress)
             progress(line["step"], line["steps"])
 
     with sending_checkpoints(run.store.newest(_checkpoints(described)), config, LOG.info):
-        run_training(
+        held = run_training(
             config,
             processes=execution.processes,
             device=execution.device,
@@ -105,7 +105,13 @@ def trained(run: Run, described: Work, config: WorkerConfig, progress: Progress)
         hosts.count if hosts else 1,
         threads_of(execution.processes),
     )
-    return {**learnt(lines), MADE: {"model_seconds": seconds, **computed}}
+    return {**learnt(lines), MADE: {"model_seconds": seconds, **peak_memory(held, lines), **computed}}
+
+
+def peak_memory(held: int | None, lines: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the most bytes that one process held; a training that was resumed also has its steps' word for it."""
+    most = max([held or 0, *(round(1e9 * line.get("peak_memory_gb", 0.0)) for line in lines)])
+    return {"peak_memory_bytes": most} if most else {}
 
 
 def worker_config(run: Run, described: Work, shards: tuple[Record, ...], card: str, out: Path) -> WorkerConfig:

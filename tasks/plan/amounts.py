@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -11,18 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logitfuse.kernels.positions import positions
-from logitfuse.storage.errors import ShardCorrupt, ShardMissing
 from logitfuse.tasks.models.vocabulary import encode_texts
 from logitfuse.tasks.plan.estimates import Estimate, exact, independent, ratio_total
-from logitfuse.tasks.plan.texts import Sample, Text
+from logitfuse.tasks.plan.recorded import recorded
+from logitfuse.tasks.plan.sample import Sample, Text
 from logitfuse.tasks.training.shares import of_share
-from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
     from logitfuse.tasks.models.source import Source
     from logitfuse.tasks.run import Run
-    from logitfuse.tasks.training.adapt_settings import AdaptSettings
-    from logitfuse.tasks.training.settings import TrainSettings
 
 AT_ONCE = 64  # documents tokenised together
 Numbers = dict[str, float]
@@ -33,8 +29,9 @@ class Amounts:
     """Totals by name, and the seconds that tokenising took here per token of each tokenizer.
 
     Names: documents, chunks, bytes; documents/SPLIT; tokens/TOKENIZER; positions/MODEL (what it captures),
-    squares/MODEL; target/positions (what align and fuse make); train/positions, train/sequences, train/squares;
-    adapt/MODEL (positions it is continued on); evaluate/MODEL; validation/positions.
+    squares/MODEL, beyond/MODEL (what it has no room for); target/positions (what align and fuse make), beyond/target;
+    train/positions, train/sequences, train/squares; adapt/MODEL (positions it is continued on); evaluate/MODEL;
+    validation/positions.
     """
 
     totals: dict[str, Estimate]
@@ -57,7 +54,7 @@ def count(run: Run, sample: Sample) -> Amounts:
     totals = {name: independent(found) for name, found in parts.items()}
     totals |= {name: exact(value) for name, value in sample.known.items()}
     per_token = {label: seconds / max(tokens, 1) for label, (seconds, tokens) in counting.spent.items()}
-    return Amounts(_with_records(run, totals), per_token)
+    return Amounts(totals | recorded(run), per_token)
 
 
 class _Counting:
@@ -99,10 +96,13 @@ class _Counting:
         past_end = recipe.capture.past_end
         for label, model in run.teachers.items():
             longest = min(model.context, recipe.capture.max_length or model.context)
-            read = [min(n, longest) for n in _positions(model, lengths[model.tokenizer_label], past_end)]
+            whole = _positions(model, lengths[model.tokenizer_label], past_end)
+            read = [min(n, longest) for n in whole]
             found |= {f"positions/{label}": sum(read), f"squares/{label}": sum(n * n for n in read)}
+            found[f"beyond/{label}"] = sum(whole) - sum(read)
         mine = _positions(run.target, lengths[run.target.tokenizer_label], past_end)
         found["target/positions"] = sum(mine)
+        found["beyond/target"] = sum(max(0, n - run.target.context) for n in mine)
         if document.split == "validation":
             found["validation/positions"] = sum(mine)
         if document.split == "train":
@@ -160,33 +160,3 @@ def _added(parts: list[Numbers]) -> Numbers:
         for name, value in part.items():
             total[name] += value
     return dict(total)
-
-
-def _with_records(run: Run, totals: dict[str, Estimate]) -> dict[str, Estimate]:
-    """Put what records count in the place of what was estimated, where the stages stand."""
-    found = dict(totals)
-    try:
-        shards = run.shards
-    except (ShardMissing, ShardCorrupt):
-        return found
-    for name in ("documents", "chunks", "bytes"):
-        found[name] = exact(sum(record.counts[name] for record in shards))
-    for split in {split for record in shards for split in record.counts["splits"]}:
-        found[f"documents/{split}"] = exact(sum(record.counts["splits"].get(split, 0) for record in shards))
-    for label in run.tokenizers:
-        try:
-            records = [run.record(Unit("encode", label, shard)) for shard in run.shard_numbers]
-        except (ShardMissing, ShardCorrupt):
-            continue
-        found[f"tokens/{label}"] = exact(sum(record.counts["tokens"] for record in records))
-    return found
-
-
-def training_steps(positions: float, sequences: float, settings: TrainSettings | AdaptSettings) -> int:
-    """Return how many optimiser steps that makes: a step that is bound by tokens is short by half a sequence."""
-    if settings.sequences_per_step:
-        steps = math.ceil(sequences * settings.epochs / settings.sequences_per_step)
-    else:
-        mean = positions / max(sequences, 1)
-        steps = math.ceil(positions * settings.epochs / max(settings.tokens_per_step - mean / 2, mean, 1.0))
-    return min(steps, settings.max_steps) if settings.max_steps else steps

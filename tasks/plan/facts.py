@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from logitfuse.tasks.plan.estimates import Estimate
 from logitfuse.tasks.plan.plan import FORMAT, Plan
+from logitfuse.tasks.plan.times import PROBED
 
 if TYPE_CHECKING:
-    from logitfuse.tasks.plan.rows import Row
+    from logitfuse.tasks.plan.row import Row
     from logitfuse.tasks.run import Run
 
+FORMULA = "from a formula"
 SPLITS = ("train", "validation", "test")
 
 
@@ -23,12 +25,14 @@ def plan_facts(run: Run, plan: Plan) -> dict[str, Any]:
     found |= {"refused": plan.refused, "does_not_fit": plan.reasons}
     if plan.sample is None or plan.disk is None:
         return found
+    found["warnings"] = plan.warnings
     texts = plan.sample.texts
     amounts = plan.amounts
     found["text"] = {
         "sample": plan.sample.how,
         "sample_documents": len(texts),
         **{name: _numbers(amounts.of(name)) for name in ("documents", "chunks", "bytes")},
+        "dropped": plan.sample.dropped,
         "splits": {split: _numbers(of) for split in SPLITS if (of := amounts.of(f"documents/{split}")).value},
     }
     found["tokens"] = [
@@ -55,6 +59,7 @@ def plan_facts(run: Run, plan: Plan) -> dict[str, Any]:
             "least": need.memory.least,
             "needed": need.memory.needed,
             "there": need.there,
+            "how": PROBED if need.probed else FORMULA,
             "fits": need.fits,
         }
         for need in plan.needs

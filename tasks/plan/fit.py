@@ -11,15 +11,17 @@ from logitfuse.tasks.adapt import adapt_of
 from logitfuse.tasks.checks import check_place
 from logitfuse.tasks.plan.estimates import Estimate, summed
 from logitfuse.tasks.plan.memory import Memory, adapters, capture_memory, memory_here, train_memory
-from logitfuse.tasks.plan.rows import Row
+from logitfuse.tasks.plan.row import Row
 from logitfuse.tasks.plan.sizes import model_size
 
 if TYPE_CHECKING:
     from logitfuse.tasks.plan.gpus import Devices
+    from logitfuse.tasks.plan.probe import Held
     from logitfuse.tasks.run import Run
     from logitfuse.tasks.training.adapt_settings import AdaptSettings
     from logitfuse.tasks.training.settings import TrainSettings
 
+HeldBy = dict[tuple[str, str | None], "Held"]
 STATE = 12  # bytes of a trained weight in a checkpoint: itself and AdamW's averages, in float32
 
 
@@ -50,6 +52,7 @@ class Need:
     model: str
     memory: Memory
     there: float | None
+    probed: bool = False  # what is needed beside the least was held by a probe, not computed
 
     @property
     def fits(self) -> bool:
@@ -80,8 +83,8 @@ def _checkpoints(run: Run, row: Row) -> float:
     return float(STATE * trained * min(written, execution.keep_checkpoints + 1))
 
 
-def needs(run: Run, rows: list[Row], devices: Devices | None) -> list[Need]:
-    """Return what capture and training need of a device, for what of them is missing."""
+def needs(run: Run, rows: list[Row], devices: Devices | None, held: HeldBy | None = None) -> list[Need]:
+    """Return what capture and training need of a device, for what of them is missing; `held`: what a probe held."""
     on_gpu = devices is not None or run.device == "cuda"
     there = devices.memory if devices else memory_here(run.recipe.execution.device)
     execution = run.recipe.execution
@@ -89,20 +92,35 @@ def needs(run: Run, rows: list[Row], devices: Devices | None) -> list[Need]:
     found = []
     for row in (row for row in rows if row.done < row.units and row.source):
         label = row.source or ""
+        probed: Held | None = None
         if row.stage == "capture":
-            model = run.teachers[label]
-            settings, dtype = run.recipe.capture, model.home.settings.dtype
-            memory = capture_memory(model_size(model), dtype, settings, on_gpu=on_gpu)
+            probed = (held or {}).get(("capture", label))
+            memory = _capturing(run, label, probed, on_gpu=on_gpu)
         elif row.stage == "train":
+            probed = (held or {}).get(("train", None))
             memory = train_memory(model_size(run.target), run.recipe.train, execution, count, on_gpu=on_gpu)
+            memory = memory.holding(probed.bytes) if probed else memory
         elif row.stage == "adapt":
             model = run.given[label]
             memory = train_memory(model_size(model), adapt_of(model), execution, count, on_gpu=on_gpu)
         else:
             continue
         shared = count if row.stage != "capture" and not on_gpu else 1  # processes share one machine's memory
-        found.append(Need(row.stage, label, Memory(memory.least * shared, memory.beside * shared), there))
+        found.append(Need(row.stage, label, memory.times(shared), there, probed is not None))
     return found
+
+
+def _capturing(run: Run, label: str, probed: Held | None, *, on_gpu: bool) -> Memory:
+    """Return what capturing with a model needs; a probe's batches are smaller, so what they held is scaled."""
+    model, settings = run.teachers[label], run.recipe.capture
+    size, dtype = model_size(model), model.home.settings.dtype
+    whole = capture_memory(size, dtype, settings, on_gpu=on_gpu)
+    if probed is None:
+        return whole
+    small = settings.model_copy(update={"tokens_per_batch": probed.tokens})
+    there = capture_memory(size, dtype, small, on_gpu=on_gpu)
+    held = there.holding(probed.bytes)
+    return Memory(held.least, held.beside * whole.beside / there.beside)
 
 
 def reasons(where: Disk, memory: list[Need], elsewhere: bool) -> list[str]:

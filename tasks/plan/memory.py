@@ -33,6 +33,15 @@ class Memory:
     def needed(self) -> float:
         return self.least + self.beside
 
+    def holding(self, held: float) -> Memory:
+        """Return it with what was held in the place of what was computed."""
+        least = min(self.least, held)
+        return Memory(least, held - least)
+
+    def times(self, processes: int) -> Memory:
+        """Return what so many of them need together."""
+        return Memory(self.least * processes, self.beside * processes)
+
 
 def capture_memory(size: ModelSize, dtype: str, settings: CaptureSettings, *, on_gpu: bool) -> Memory:
     """Return what capturing with a model needs: its weights, its head in float32, a batch and a chunk of logits."""

@@ -13,8 +13,11 @@ from logitfuse.tasks.plan.amounts import Amounts, count
 from logitfuse.tasks.plan.estimates import Estimate, summed
 from logitfuse.tasks.plan.fit import Disk, Need, disk, needs, reasons
 from logitfuse.tasks.plan.refusals import refusals
-from logitfuse.tasks.plan.rows import Row, stage_rows
-from logitfuse.tasks.plan.texts import Sample, read_sample
+from logitfuse.tasks.plan.row import Row
+from logitfuse.tasks.plan.rows import stage_rows
+from logitfuse.tasks.plan.sample import Sample
+from logitfuse.tasks.plan.text_warnings import text_warnings
+from logitfuse.tasks.plan.texts import read_sample
 from logitfuse.tasks.plan.times import computed_times, probed_times
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ class Plan:
     disk: Disk | None = None
     needs: list[Need] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # of the text: nothing is refused for them
     timed: str = ""  # on what; empty where no times are known
     headroom: dict[str, Any] | None = None
 
@@ -88,6 +92,7 @@ def _look(run: Run, plan: Plan, most_bytes: int, devices: Devices | None, stages
     plan.disk = disk(run, plan.rows)
     plan.needs = needs(run, plan.rows, devices)
     plan.reasons = reasons(plan.disk, plan.needs, _elsewhere(run) and devices is None)
+    plan.warnings = text_warnings(run, plan.sample, plan.amounts, plan.rows)
     plan.headroom = _headroom(run)
 
 
@@ -102,6 +107,7 @@ def _probe(run: Run, plan: Plan, say: Say) -> None:
         plan.refused.append(f"found by the probe: {error}")
         return
     plan.rows = probed_times(run, plan.rows, found, plan.amounts)
+    plan.needs = needs(run, plan.rows, None, found.held)
     machine = hardware(run.recipe.execution.device, 1)
     plan.timed = f"this machine ({machine}): a probe of {found.tokens:,} captured tokens and {found.steps} steps"
 

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import math
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from logitfuse.storage.records import Record
-from logitfuse.tasks.checks import claim_folder
-from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.engine import silent
 from logitfuse.tasks.execute import do_prepare, do_unit
+from logitfuse.tasks.plan.peak import peak_memory
+from logitfuse.tasks.plan.sample import Text
+from logitfuse.tasks.plan.small_run import small_run
 from logitfuse.tasks.plan.stored_bytes import PER_FILE
-from logitfuse.tasks.plan.texts import Text
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.train import metrics_file
-from logitfuse.tasks.training.hosts import HostSettings
 from logitfuse.tasks.training.metrics import read_metrics
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
-    from logitfuse.tasks.recipe import Recipe
+    pass
 
-BYTES_A_TOKEN = 4
-TOKENS = {"cpu": 512, "cuda": 16_384}  # of a shard: enough for a few batches
-SHARDS = 3  # the first one warms up
-STEPS = 3  # of training; the first one warms up
 TIMES = 3  # that align and fuse are done, the quickest of which counts
-SPLITS = {"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"}
 Say = Callable[[str], None]
 
 
@@ -47,25 +38,31 @@ class Pace:
     bytes_per_token: float | None = None
 
 
+class Held(NamedTuple):
+    """The most bytes that one process held, and the tokens that it computed at once."""
+
+    bytes: int
+    tokens: int
+
+
 @dataclass
 class Probed:
-    """The paces of what was probed, by stage and source (None: any), and what was done for it."""
+    """The paces of what was probed, by stage and source (None: any), what was done for it and held meanwhile."""
 
     paces: dict[tuple[str, str | None], Pace] = field(default_factory=dict)
     tokens: int = 0
     steps: int = 0
-    seconds: float = 0.0
-    refused: list[str] = field(default_factory=list)
+    held: dict[tuple[str, str | None], Held] = field(default_factory=dict)
 
 
-def probe(run: Run, texts: list[Text], say: Say, *, train: bool = True) -> Probed:
+def probe(run: Run, texts: list[Text], say: Say) -> Probed:
     """Run every stage on some of the sample's text, as the recipe says but for less of it; return what it took."""
     found = Probed()
-    with TemporaryDirectory(prefix="logitfuse-plan-") as scratch, _small_run(run, texts, Path(scratch)) as small:
+    with TemporaryDirectory(prefix="logitfuse-plan-") as scratch, small_run(run, texts, Path(scratch)) as small:
         _first_stages(small, found, say)
         for label in small.teachers:
             say(f"capture with {label}")
-            _put(found, small, "capture", label, [_done(small, Unit("capture", label, s)) for s in small.shard_numbers])
+            _captured(small, found, label)
         for unit in small.units("map"):
             say(f"map of {small.tokenizers[unit.needed_source].label}")
             found.paces["map", unit.source] = Pace(fixed=_seconds(_done(small, unit)))
@@ -79,10 +76,20 @@ def probe(run: Run, texts: list[Text], say: Say, *, train: bool = True) -> Probe
         for label in dict.fromkeys([small.target.label, *small.teachers]):
             say(f"evaluate {label}")
             found.paces["evaluate", label] = _evaluated(_done(small, Unit("evaluate", label)))
-        if train:
-            say("train, a few steps")
-            found.paces["train", None] = _trained(small, found)
+        say("train, a few steps")
+        found.paces["train", None] = _trained(small, found)
     return found
+
+
+def _captured(small: Run, found: Probed, label: str) -> None:
+    small.unload()  # what a model before held is not this one's
+    with peak_memory(small.device) as held:
+        records = [_done(small, Unit("capture", label, shard)) for shard in small.shard_numbers]
+        most = held()
+    _put(found, small, "capture", label, records)
+    if most:
+        read = max(record.counts["positions"] for record in records)
+        found.held["capture", label] = Held(most, min(read, small.recipe.capture.tokens_per_batch))
 
 
 def _first_stages(small: Run, found: Probed, say: Say) -> None:
@@ -158,71 +165,7 @@ def _trained(small: Run, found: Probed) -> Pace:
     lines = read_metrics(metrics_file(small, small.work(unit)))
     settled = lines[1:] or lines
     found.steps = len(lines)
+    if most := record.made.get("peak_memory_bytes"):
+        found.held["train", None] = Held(most, small.recipe.train.micro_batch_tokens)
     per_token = statistics.median(line["seconds"] / max(1, line["tokens"]) for line in settled)
     return Pace(max(0.0, _seconds(record) - sum(line["seconds"] for line in lines)), 0.0, per_token)
-
-
-@contextmanager
-def _small_run(run: Run, texts: list[Text], folder: Path) -> Iterator[Run]:
-    """Open a run like this one on a few of its documents; the models it has read are not read again."""
-    shard = TOKENS["cuda" if run.device == "cuda" else "cpu"] * BYTES_A_TOKEN
-    counted = _write(texts, folder / "text", shard)
-    corpus = CorpusSettings(
-        source=str(folder / "text"), format="jsonl", text_column="text", id_column="id", domain_column="domain",
-        held_out_share=0.0, near_duplicate_overlap=None, max_chunk_bytes=run.recipe.corpus.max_chunk_bytes,
-        published_split=run.recipe.corpus.published_split, documents_per_shard=max(1, math.ceil(counted / SHARDS)),
-    )  # fmt: skip
-    small = Run(small_recipe(run.recipe, corpus, folder / "runs"), run.read)
-    claim_folder(small.recipe)
-    try:
-        yield small
-    finally:
-        small.unload()
-
-
-def _write(texts: list[Text], folder: Path, shard: int) -> int:
-    """Write a few documents of each split, enough for the shards; return how many.
-
-    Held-out ones make at most a shard, because evaluation reads them with every model. Of each split the shortest
-    come first: shards of different sizes tell what is each shard's own time and what is its text's.
-    """
-    folder.mkdir()
-    counted = 0
-    for split, most in (("validation", shard // 2), ("test", shard // 2), ("train", SHARDS * shard)):
-        chosen, size = [], 0
-        for document in (text.document for text in texts if text.document.split == split):
-            if size >= most:
-                break
-            chosen.append({"id": document.doc_id, "text": document.text[:most], "domain": document.domain})
-            size += len(chosen[-1]["text"].encode())
-        lines = [json.dumps(row) for row in sorted(chosen, key=lambda row: len(row["text"]))]
-        if lines:
-            (folder / SPLITS[split]).write_text("\n".join(lines) + "\n")
-        counted += len(lines)
-    return counted
-
-
-def small_recipe(recipe: Recipe, corpus: CorpusSettings, folder: Path) -> Recipe:
-    """Return a recipe for the probe: the same but for its text, its folder and how long it trains; nothing is adapted.
-
-    A step takes what one process computes at once, so that few steps tell what a token costs.
-    """
-    train = recipe.train.model_copy(
-        update={
-            "max_steps": STEPS, "epochs": 1000, "documents": "all", "pairwise": False, "control": False,
-            "tokens_per_step": min(recipe.train.tokens_per_step, recipe.train.micro_batch_tokens),
-            "sequences_per_step": 1 if recipe.train.sequences_per_step else None,
-        }
-    )  # fmt: skip
-    execution = recipe.execution.model_copy(
-        update={
-            "folder": str(folder), "min_free_gb": 0.0, "shards_per_run": 0, "hosts": HostSettings(),
-            "evaluate_every_steps": 0, "tensorboard": False, "wandb": "",
-        }
-    )  # fmt: skip
-    models = {
-        "target": recipe.target.model_copy(update={"adapt": None}),
-        "sources": tuple(source.model_copy(update={"adapt": None}) for source in recipe.sources),
-    }
-    changed = {"corpus": corpus, "train": train, "execution": execution, **models}
-    return recipe.model_copy(update={**changed, "evaluate": recipe.evaluate.model_copy(update={"ensemble": "none"})})

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from logitfuse.storage.errors import LogitfuseError, ShardCorrupt, ShardMissing
 from logitfuse.tasks.adapt import adapt_of
-from logitfuse.tasks.arms import pair_sources, teachers_of
+from logitfuse.tasks.arms import pair_sources
 from logitfuse.tasks.evaluate import contestants
 from logitfuse.tasks.execute import stage_status
-from logitfuse.tasks.plan import stored_bytes as typical
-from logitfuse.tasks.plan.amounts import Amounts, training_steps
+from logitfuse.tasks.plan.amounts import Amounts
 from logitfuse.tasks.plan.estimates import Estimate, exact
-from logitfuse.tasks.plan.sizes import model_size
+from logitfuse.tasks.plan.row import Row
+from logitfuse.tasks.plan.row_bytes import row_bytes
+from logitfuse.tasks.plan.training_amounts import trained_tokens, training_steps
 from logitfuse.tasks.stages import ORDER, STAGES
 from logitfuse.tasks.suites import asked_models, tasks_of
 
@@ -23,34 +24,6 @@ if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
 
 PER_SHARD = frozenset({"prepare", "encode", "capture", "align", "fuse"})
-TOKENIZER_FILES = 8e6  # bytes beside a model's weights, at most
-
-
-@dataclass(frozen=True)
-class Row:
-    """One stage for one source: `amount` in `measure` is what all its units read; `seconds` is None where unknown."""
-
-    stage: str
-    source: str | None
-    called: str | None  # how people know the source
-    units: int
-    done: int
-    measure: str
-    amount: Estimate
-    bytes: Estimate
-    bytes_done: int
-    seconds: Estimate | None = None
-    how: str = ""  # the time is known
-    steps: int = 0  # of a training
-
-    @property
-    def left(self) -> float:
-        """Share of its units that are not done."""
-        return 1 - self.done / self.units if self.units else 0.0
-
-    @property
-    def bytes_left(self) -> Estimate:
-        return self.bytes.plus(-self.bytes_done) if self.done < self.units else exact(0)
 
 
 def stage_rows(run: Run, amounts: Amounts, stages: list[str] | None = None) -> list[Row]:
@@ -64,7 +37,7 @@ def stage_rows(run: Run, amounts: Amounts, stages: list[str] | None = None) -> l
             measure, amount = _amount(run, stage, source, amounts)
             row = Row(stage, source, _called(run, stage, source), units, done, measure, amount, exact(0), size)
             row = replace(row, steps=_steps(run, stage, source, amounts))
-            found.append(replace(row, bytes=_with_standing(row, _bytes(run, row, amounts))))
+            found.append(replace(row, bytes=_with_standing(row, row_bytes(run, row, amounts))))
     return found
 
 
@@ -152,47 +125,7 @@ def _steps(run: Run, stage: str, source: str | None, amounts: Amounts) -> int:
     return training_steps(amounts.of("train/positions").value, amounts.of("train/sequences").value, run.recipe.train)
 
 
-def trained_tokens(run: Run, amounts: Amounts) -> Estimate:
-    """Return the tokens that an arm learns from: all of its epochs, or as many as its steps take."""
-    train, whole = run.recipe.train, amounts.of("train/positions").times(run.recipe.train.epochs)
-    if train.max_steps is None or not whole.value:
-        return whole
-    sequence = amounts.of("train/positions").value / max(1.0, amounts.of("train/sequences").value)
-    each = train.sequences_per_step * sequence if train.sequences_per_step else float(train.tokens_per_step)
-    return whole.times(min(1.0, train.max_steps * each / whole.value))
-
-
 def _called(run: Run, stage: str, source: str | None) -> str | None:
     if stage in ("encode", "map") and source in run.tokenizers:
         return f"{run.tokenizers[source].label}'s tokenizer"
     return source
-
-
-def _bytes(run: Run, row: Row, amounts: Amounts) -> Estimate:
-    """Estimate what a row writes, before anything was probed."""
-    recipe, stage, source = run.recipe, row.stage, row.source
-    files = float(row.units * typical.PER_FILE)
-    if stage in ("prepare", "encode"):
-        return row.amount.times(typical.TEXT[stage]).plus(files)
-    if stage == "capture":
-        return _product(row.amount, typical.captured(recipe, run.teachers[source or ""].head_width)).plus(files)
-    if stage == "align":
-        return _product(row.amount, typical.aligned(recipe)).plus(files)
-    if stage == "fuse":
-        return _product(row.amount, typical.fused(recipe, len(teachers_of(run, source)))).plus(files)
-    if stage == "evaluate":
-        return _product(row.amount, typical.EVALUATED)
-    if stage == "map":
-        tokenizer = run.tokenizers[source or ""]
-        same = tokenizer.tokenizer_label == run.target.tokenizer_label
-        return _product(exact(tokenizer.vocabulary.size), typical.MAPPED[same])
-    if stage in ("train", "merge", "adapt"):
-        model = run.given[source or ""] if stage == "adapt" else run.target
-        return exact(model_size(model).stored + TOKENIZER_FILES)
-    return exact(typical.PAGES.get(stage, 0))
-
-
-def _product(amount: Estimate, each: float) -> Estimate:
-    """Return an estimated amount times estimated bytes of each: the wider of both errors, as they are alone."""
-    found = typical.around(amount.value * each)
-    return Estimate(found.value, min(found.low, amount.low * each), max(found.high, amount.high * each))

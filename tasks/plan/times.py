@@ -10,7 +10,7 @@ from logitfuse.tasks.evaluate import bases
 from logitfuse.tasks.plan.amounts import Amounts
 from logitfuse.tasks.plan.estimates import Estimate, exact
 from logitfuse.tasks.plan.probe import Pace, Probed
-from logitfuse.tasks.plan.rows import Row
+from logitfuse.tasks.plan.row import Row
 from logitfuse.tasks.plan.sizes import ModelSize, model_size
 from logitfuse.tasks.plan.stored_bytes import PER_FILE
 

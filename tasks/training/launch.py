@@ -19,11 +19,12 @@ import yaml
 
 from logitfuse.storage.atomic import replacing
 from logitfuse.storage.errors import BadInput, WorkFailed
+from logitfuse.tasks.training import freed_memory
 from logitfuse.tasks.training.children import RUN_MARK, end_processes
 from logitfuse.tasks.training.config import WorkerConfig
 from logitfuse.tasks.training.hosts import Hosts, interface_towards
 from logitfuse.tasks.training.parent import PARENT, identity
-from logitfuse.tasks.training.worker import ERROR_MARK, LESS_MEMORY, PEER_MARK, STOP_MARK
+from logitfuse.tasks.training.worker import ERROR_MARK, LESS_MEMORY, MEMORY_MARK, PEER_MARK, STOP_MARK
 
 WORKER = "logitfuse.tasks.training.worker"
 HEARTBEAT_SECONDS = 1.0
@@ -43,8 +44,10 @@ def run_training(
     log: Callable[[str], None] = print,
     heartbeat: Callable[[], None] | None = None,
     grace_seconds: float = GRACE_SECONDS,
-) -> None:
-    """Train in child processes under `accelerate launch`, `processes` of them on this machine; return when done.
+) -> int:
+    """Train in child processes under `accelerate launch`, `processes` of them on this machine.
+
+    Returns, once they are done, the most bytes that one of them held: of its GPU's memory, or altogether on a CPU.
 
     `log` gets every line they say; `heartbeat` is called each second and may raise to cancel. However this
     function is left, all child processes are gone afterwards: first they are asked to stop, which saves a
@@ -67,7 +70,7 @@ def run_training(
     mark = uuid.uuid4().hex
     child = subprocess.Popen(
         launch_command(accelerate, written, processes, on_cpu, hosts, config.peer_timeout_seconds),
-        env={**_network(hosts), **os.environ, **_environment(processes, on_cpu, mark)},
+        env={**_network(hosts), **_allocator(on_cpu), **os.environ, **_environment(processes, on_cpu, mark)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -76,8 +79,12 @@ def run_training(
         start_new_session=True,
     )
     said: deque[str] = deque(maxlen=LAST_LINES)
+    held = 0
     try:
         for line in _lines(child, heartbeat):
+            if MEMORY_MARK in line:
+                held = max(held, int(line.partition(MEMORY_MARK)[2]))
+                continue
             said.append(line)
             if not _launcher_ends(said):
                 log(line)
@@ -87,6 +94,7 @@ def run_training(
         child.wait()
     if code:
         raise WorkFailed(_failure(code, said))
+    return held
 
 
 def launch_command(
@@ -163,6 +171,11 @@ def _environment(processes: int, on_cpu: bool, mark: str) -> dict[str, str]:
         PARENT: identity(os.getpid()),
         RUN_MARK: mark,
     }
+
+
+def _allocator(on_cpu: bool) -> dict[str, str]:
+    """Return how memory is kept; a user's own setting of it goes first."""
+    return freed_memory.environment() if on_cpu else {}
 
 
 def _network(hosts: Hosts | None) -> dict[str, str]:

@@ -29,6 +29,7 @@ from logitfuse.tasks.training.checkpoint import (
 )
 from logitfuse.tasks.training.config import WorkerConfig
 from logitfuse.tasks.training.export import export_trained
+from logitfuse.tasks.training.freed_memory import give_back_freed
 from logitfuse.tasks.training.held_out import held_out
 from logitfuse.tasks.training.loading import load_model, make_optimizer, settle, verify_shards
 from logitfuse.tasks.training.objective import Objective
@@ -154,6 +155,8 @@ class Trainer:
             with gradients_shared(self.objective, number == last):
                 parts = self.objective(*batch[:4], normaliser, weight, batch.lengths, batch.scores_DS)
                 parts.loss.backward()
+            if self.accelerator.device.type == "cpu":
+                give_back_freed()
             found.append((batch.documents, torch.stack([part.detach().double() for part in parts])))
         mine = torch.stack([parts_5 for _, parts_5 in found]).sum(0)
         stop = mine.new_tensor([self._stop.is_set()])

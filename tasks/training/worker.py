@@ -18,6 +18,7 @@ from logitfuse.tasks.training.parent import die_with_parent
 ERROR_MARK = "training error: "
 STOP_MARK = "training stop: "
 PEER_MARK = "training peer: "
+MEMORY_MARK = "training memory, bytes at most: "
 STOPPED = 128 + signal.SIGTERM
 LESS_MEMORY = (
     "lower train.micro_batch_tokens or train.loss_chunk, set train.gradient_checkpointing or train.lora, or use more "
@@ -49,10 +50,13 @@ def _train(config: Path, stop: threading.Event) -> int:
     from logitfuse.tasks.training.config import WorkerConfig
     from logitfuse.tasks.training.sharding import leave_processes, peer_is_lost
     from logitfuse.tasks.training.trainer import Stopped, Trainer
+    from logitfuse.tasks.training.watch import peak_memory
 
     logging.disable_progress_bar()
     try:
-        Trainer(WorkerConfig.model_validate_json(config.read_text()), stop, _say).train()
+        trainer = Trainer(WorkerConfig.model_validate_json(config.read_text()), stop, _say)
+        trainer.train()
+        _say(f"{MEMORY_MARK}{peak_memory(trainer.accelerator.device)}")
     except Stopped as reason:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             _say(f"{STOP_MARK}{reason}")

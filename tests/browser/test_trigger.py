@@ -22,6 +22,18 @@ def test_a_form_that_is_filled_in_becomes_a_finished_run(finished: RunPage, proj
         finished.picture(f"pipeline-{tab.replace(' ', '-').lower()}")
 
 
+def test_the_plan_is_a_page_of_the_run(finished: RunPage, pages: Pages) -> None:
+    finished.open()
+    finished.tab("Artifacts")
+    pages.page.get_by_text("tiny-plan").first.click()
+    for heading in ("The text", "The stages", "Memory of a device"):
+        pages.page.get_by_role("heading", name=heading).wait_for()
+    pages.picture("plan")
+    assert pages.page.get_by_role("cell", name="capture").first.is_visible()
+    pages.page.get_by_role("heading", name="Memory of a device").scroll_into_view_if_needed()
+    pages.picture("plan-below")
+
+
 def test_a_value_out_of_range_is_refused_in_the_form(pages: Pages) -> None:
     with pages.custom_run("pipeline") as form:
         form.fill({"recipe.name": "refused", "recipe.capture.k": 0})

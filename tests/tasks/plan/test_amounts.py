@@ -7,8 +7,9 @@ import pytest
 from done_runs import done_run
 
 from logitfuse.tasks.execute import do_unit
-from logitfuse.tasks.plan.amounts import count, training_steps
+from logitfuse.tasks.plan.amounts import count
 from logitfuse.tasks.plan.texts import read_sample
+from logitfuse.tasks.plan.training_amounts import training_steps
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.training.plan import StepPlan
 from logitfuse.tasks.training.settings import TrainSettings
