@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from logitfuse.flows.inspect_text import Colour, show_document, show_worst
-from logitfuse.flows.options import JsonOption, SetOption
+from logitfuse.flows.options import JsonOption, QuietOption, SetOption, VerboseOption
 from logitfuse.flows.show import bars, console, errors
+from logitfuse.flows.typed_recipe import typed
 from logitfuse.flows.written_file import write_text
 from logitfuse.storage.errors import BadInput
 
@@ -52,6 +53,8 @@ def inspect(
     html: Annotated[Path | None, typer.Option(help="Also write one page for a browser here.")] = None,
     as_json: JsonOption = False,
     overrides: SetOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
     """Show one document token by token: each source's predictions, what they became, what was fused, and why.
 
@@ -83,7 +86,7 @@ def inspect(
         print(json.dumps([_at_one(facts) for facts in documents], ensure_ascii=True, allow_nan=False))
         return
     if worst is not None:
-        show_worst(documents, recipe)
+        show_worst(documents, typed(recipe, overrides))
     for facts in documents[:1]:  # last: a pipe that is closed early loses no file
         show_document(_at_one(facts), colour)
 

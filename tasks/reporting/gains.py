@@ -12,7 +12,7 @@ NO_DIFFERENT = "no different"
 
 
 def decimals(gain: Gain) -> int:
-    """Return how many decimals a gain is written with: the interval's half-width has one digit, two if it begins with 1.
+    """Return how many decimals a gain has: those of its interval's half-width with one digit, with two after a 1.
 
     More where an interval that does not hold 0 would seem to.
     """

@@ -10,8 +10,8 @@ from logitfuse.tasks.reporting.cautions import cautions, weighed
 from logitfuse.tasks.reporting.curve_plots import curve_plot
 from logitfuse.tasks.reporting.curves import held_out_looks
 from logitfuse.tasks.reporting.formats import day, percent, places
-from logitfuse.tasks.reporting.gains import against as compared_with
 from logitfuse.tasks.reporting.gains import NO_DIFFERENT, change, span
+from logitfuse.tasks.reporting.gains import against as compared_with
 from logitfuse.tasks.reporting.headline import gained
 from logitfuse.tasks.reporting.marks import models_of
 from logitfuse.tasks.reporting.page import page
