@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.json_answers import answer
-from logitfuse.flows.options import JsonFileOption, JsonOption, RecipeArgument, SetOption, SourceOption
+from logitfuse.flows.options import (
+    JsonFileOption,
+    JsonOption,
+    QuietOption,
+    RecipeArgument,
+    SetOption,
+    SourceOption,
+    VerboseOption,
+)
 from logitfuse.flows.show import bars, console, errors
+from logitfuse.flows.typed_recipe import typed
 from logitfuse.flows.written_file import write_json
 
 if TYPE_CHECKING:
@@ -28,6 +38,8 @@ def audit(
     seed: Annotated[int, typer.Option(help="Another seed takes other documents.")] = 0,
     as_json: JsonOption = False,
     json_file: JsonFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Compute a sample of captured text again with the live models and compare the store with it. Changes nothing.
 
@@ -42,7 +54,7 @@ def audit(
 
     run = StandingRun(read_recipe(recipe, overrides or ()))
     check_folder(run.recipe)
-    found = show_audit(Auditor(run, recipe, documents, seed), source)
+    found = show_audit(Auditor(run, typed(recipe, overrides), documents, seed), source)
     facts = {"sources": [one.facts() for one in found]}
     if json_file is not None:
         write_json(json_file, facts)
@@ -53,7 +65,7 @@ def audit(
             console.print(audit_table(one))
     differing = [one for one in found if one.verdict == "differs"]
     for one in differing:
-        errors.print(f"[bold red]Differs:[/] {escape(advice(one, recipe))}", highlight=False, soft_wrap=True)
+        errors.tell(Text.assemble(("Differs:", "bold red"), " ", advice(one, typed(recipe, overrides))))
     if differing:
         raise typer.Exit(ExitCode.ANSWERED_NO)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 import typer
@@ -18,18 +19,21 @@ from logitfuse.flows.doctor.command import doctor
 from logitfuse.flows.evaluate import evaluate
 from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.headroom_command import headroom
+from logitfuse.flows.help_page import Command, Group
 from logitfuse.flows.init.command import init
 from logitfuse.flows.inspect import inspect
 from logitfuse.flows.json_answers import answer_error, is_json_wanted, words_again
 from logitfuse.flows.loudness import as_usual, wants_traceback
 from logitfuse.flows.plan import plan
 from logitfuse.flows.push import push
+from logitfuse.flows.report_command import report
 from logitfuse.flows.run_command import run, stage
 from logitfuse.flows.show import errors
 from logitfuse.flows.status import status
 from logitfuse.flows.stopping import Stopped, stoppable
 from logitfuse.flows.study import results as results_page
 from logitfuse.flows.study import study
+from logitfuse.flows.typed_recipe import forget, with_recipe
 from logitfuse.flows.up.command import up
 from logitfuse.flows.verify import verify
 from logitfuse.flows.worker_config import worker_config
@@ -37,31 +41,25 @@ from logitfuse.storage.errors import LogitfuseError
 from logitfuse.storage.system_errors import explained, out_of_memory
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Fuse several language models, whatever their vocabularies, into one.",
     epilog="First: logitfuse doctor. Then: logitfuse run demo, or logitfuse init for models of your own.",
 )
 
-app.command()(init)
-app.command()(run)
-app.command()(stage)
-app.command()(status)
-app.command()(plan)
-app.command()(alignment)
-app.command()(verify)
-app.command()(convert)
-app.command()(audit)
-app.command()(inspect)
-app.command()(push)
-app.command()(evaluate)
-app.command()(worker_config)
-app.command()(up)
-app.command()(deploy)
-app.command()(study)
-app.command("results")(results_page)
-app.command()(headroom)
-app.command()(doctor)
+# In the order of `logitfuse --help`: what belongs together stands together.
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Begin": {"doctor": doctor, "init": init, "alignment": alignment, "plan": plan},
+    "Run": {"run": run, "stage": stage, "status": status, "headroom": headroom, "convert": convert},
+    "Look at the result": {"report": report, "inspect": inspect, "evaluate": evaluate, "push": push},
+    "Check what is stored": {"verify": verify, "audit": audit},
+    "Prefect and clusters": {"up": up, "deploy": deploy, "worker-config": worker_config},
+    "Studies": {"study": study, "results": results_page},
+}
+for panel, commands in COMMANDS.items():
+    for called, function in commands.items():
+        app.command(called, cls=Command, rich_help_panel=panel)(function)
 
 
 def main() -> None:
@@ -70,6 +68,7 @@ def main() -> None:
     What the operating system refuses is told the same way; a signal's exit code is 128 and its number.
     """
     try:
+        forget()
         with stoppable():
             _run_app()
     except Stopped as stopped:
@@ -107,6 +106,7 @@ def _run_app() -> None:
 def _end(kind: str, line: str, code: int) -> NoReturn:
     if wants_traceback() and sys.exc_info()[0] is not None:
         errors.print_exception(suppress=[typer])
+    line = with_recipe(line)
     errors.print(Text.assemble(("logitfuse: ", "bold red"), line), highlight=False)
     if is_json_wanted():
         answer_error(kind, line, code)

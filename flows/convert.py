@@ -9,8 +9,17 @@ import typer
 
 from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.json_answers import answer
-from logitfuse.flows.options import JsonOption, RecipeArgument, SetOption, ShardsOption, SourceOption
+from logitfuse.flows.options import (
+    JsonOption,
+    QuietOption,
+    RecipeArgument,
+    SetOption,
+    ShardsOption,
+    SourceOption,
+    VerboseOption,
+)
 from logitfuse.flows.show import bars, console
+from logitfuse.flows.typed_recipe import typed
 from logitfuse.storage.errors import BadInput
 
 if TYPE_CHECKING:
@@ -28,6 +37,8 @@ def convert(
     ] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Write captured shards in the other form, plain or compact, without the models; what has it already is kept.
 
@@ -54,7 +65,8 @@ def convert(
     if as_json:
         answer({"shards": [facts(made) for made in found]})
     else:
-        console.print(summary(found, codec, recipe, current.recipe.capture.codec), highlight=False, markup=False)
+        said = summary(found, codec, typed(recipe, overrides), current.recipe.capture.codec)
+        console.print(said, highlight=False, markup=False)
     if any(made.state == "missing" for made in found):
         raise typer.Exit(ExitCode.ANSWERED_NO)
 
@@ -90,7 +102,7 @@ def summary(found: Sequence[Converted], codec: Codec, recipe: str, asked: Codec)
         lines.append(f"{missing} not captured yet: logitfuse status {recipe} says which.")
     if asked != codec:
         lines.append(
-            f"Now set capture.codec: {codec} in {recipe}, or it captures the {asked} form again where missing."
+            f"Now set capture.codec: {codec} in the recipe, or it captures the {asked} form again where missing."
         )
     if "converted" in states:
         lines.append(

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from logitfuse.flows.json_answers import answer
-from logitfuse.flows.options import JsonFileOption, JsonOption
+from logitfuse.flows.options import JsonFileOption, JsonOption, QuietOption, VerboseOption
 from logitfuse.flows.show import bars, console, errors, warn_of_code
 from logitfuse.flows.written_file import write_json
 from logitfuse.storage.errors import BadInput
@@ -45,6 +45,8 @@ def evaluate(
     ),
     as_json: JsonOption = False,
     json_file: JsonFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Compare any models on the same held-out text and on benchmark suites; differences are against the first.
 

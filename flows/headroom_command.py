@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from logitfuse.flows.json_answers import answer
 from logitfuse.flows.opened_run import open_run
-from logitfuse.flows.options import JsonFileOption, JsonOption, RecipeArgument, SetOption
+from logitfuse.flows.options import JsonFileOption, JsonOption, QuietOption, RecipeArgument, SetOption, VerboseOption
 from logitfuse.flows.written_file import write_json
 
 
@@ -13,6 +13,8 @@ def headroom(
     overrides: SetOption = None,
     as_json: JsonOption = False,
     json_file: JsonFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Compare the fused targets with the target model itself on validation text, before anything is trained.
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from logitfuse.flows.inspect_text import Colour, show_document, show_worst
-from logitfuse.flows.options import JsonOption, SetOption
+from logitfuse.flows.options import JsonOption, QuietOption, SetOption, VerboseOption
 from logitfuse.flows.show import bars, console, errors
+from logitfuse.flows.typed_recipe import typed
 from logitfuse.flows.written_file import write_text
 from logitfuse.storage.errors import BadInput
 
@@ -25,7 +26,7 @@ HITS = 10  # documents with a searched text that are named
 IN_TERMINAL = 160  # tokens of the text around the chosen one
 AROUND = 256  # tokens of each of several documents that are on a page
 
-By = Literal["harm", "loss"]
+By = Literal["harm", "loss", "gain", "disagreement"]
 Only = Annotated[str | None, typer.Option(help="Look only into these shards: A-B, both included, or one number.")]
 
 
@@ -37,11 +38,15 @@ def inspect(
     doc: Annotated[str | None, typer.Option(help="The document with this id.")] = None,
     text: Annotated[str | None, typer.Option("--search", help="The first document that holds this text.")] = None,
     worst: Annotated[
-        int | None, typer.Option(min=1, help="The documents in which the fused targets do worst, so many.")
+        int | None,
+        typer.Option("--worst", "--most", min=1, help="So many documents, those that are first by --by."),
     ] = None,
     by: Annotated[
         By,
-        typer.Option(help="Worst by what the true token costs more than to the student itself, or by its cost."),
+        typer.Option(
+            help="Rank by what the true token costs under the targets more than to the student itself (harm), or less "
+            "(gain), by that cost (loss), or by how far apart the sources are at it (disagreement)."
+        ),
     ] = "harm",
     at: Annotated[int | None, typer.Option(min=0, help="The token to explain, counted from 0.")] = None,
     top: Annotated[int, typer.Option(min=1, max=512, help="Tokens shown of each distribution.")] = 10,
@@ -52,6 +57,8 @@ def inspect(
     html: Annotated[Path | None, typer.Option(help="Also write one page for a browser here.")] = None,
     as_json: JsonOption = False,
     overrides: SetOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:  # fmt: skip
     """Show one document token by token: each source's predictions, what they became, what was fused, and why.
 
@@ -83,7 +90,7 @@ def inspect(
         print(json.dumps([_at_one(facts) for facts in documents], ensure_ascii=True, allow_nan=False))
         return
     if worst is not None:
-        show_worst(documents, recipe)
+        show_worst(documents, typed(recipe, overrides), by)
     for facts in documents[:1]:  # last: a pipe that is closed early loses no file
         show_document(_at_one(facts), colour)
 
@@ -116,9 +123,7 @@ def _place(inspector: Inspector, shards: list[int], doc: str | None, text: str |
     return hits[0].place, hits[0].byte
 
 
-def _worst(
-    inspector: Inspector, shards: list[int], count: int, by: Literal["harm", "loss"], quiet: bool
-) -> list[Worst]:
+def _worst(inspector: Inspector, shards: list[int], count: int, by: By, quiet: bool) -> list[Worst]:
     from logitfuse.tasks.engine import silent
     from logitfuse.tasks.inspect.worst import worst_positions
 
@@ -138,7 +143,7 @@ def _at_worst(inspector: Inspector, worst: Worst, by: By, most: int, every: bool
 
     place = find_document(inspector.run, worst.doc_id, [worst.shard])
     at = inspector.number(place, worst.chunk, worst.place)
-    number = f"{worst.nats:+.2f}" if by == "harm" else f"{worst.nats:.2f}"
+    number = f"{worst.nats:.2f}" if by == "loss" else f"{worst.nats:+.2f}"
     nats = f"{number} nats" if worst.nats < float("inf") else "ruled out"
     return inspector.document(place, at=at, most=most, every=every) | {"note": f"{by} {nats}"}
 

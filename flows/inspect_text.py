@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any, Literal
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,12 @@ Colour = Literal["winner", "harm"]
 STYLES = ("white", "cyan", "yellow", "magenta", "green", "bright_red")  # by source, again and again
 NOBODY = "dim"
 HARMS = ((2.0, "red"), (0.5, "yellow"), (-0.5, ""), (-2.0, "green"))  # nats against the student, at least
+RANKED = {
+    "harm": "Where the fused targets do worst",
+    "loss": "Where the fused targets find the text hardest",
+    "gain": "Where the fused targets help most",
+    "disagreement": "Where the sources disagree most",
+}
 RANKS = 32  # the store counts no further
 
 
@@ -100,9 +107,10 @@ def predictions_table(found: Facts) -> Table:
     """The fused target beside what the student predicts before and after training."""
     table = Table(title="What is taught", title_justify="left")
     every = [("fused target", found["fused"]), ("before", found["before"]), ("after", found["after"])]
+    every += found["pairs"].items()
     columns = [(name, of) for name, of in every if of is not None]
     for name, _ in columns:
-        table.add_column(name)
+        table.add_column(escape(name), overflow="fold")
         table.add_column("p", justify="right", no_wrap=True)
     gold = found["token"]["id"]
     kept = [[(_marked(token, gold), percent(token["p"])) for token in of["kept"]] for _, of in columns]
@@ -173,14 +181,14 @@ def _own_cells(token: Facts) -> list[Text]:
     return [Text("  " + token["text"] + drawn), Text(percent(token["p"])), becomes, Text(by, style="dim")]
 
 
-def show_worst(documents: Sequence[Facts], recipe: str) -> None:
-    """Print where the targets do worst, and how to look at each."""
-    table = Table(title="Where the fused targets do worst", title_justify="left")
-    for name in ("document", "token", "", "before", "fused", "by"):
+def show_worst(documents: Sequence[Facts], recipe: str, by: str = "harm") -> None:
+    """Print what is first by some rank, and how to look at each."""
+    table = Table(title=RANKED[by], title_justify="left")
+    for name in ("document", "token", "", "before", "fused", by):
         table.add_column(name, overflow="fold", justify="right" if name in ("token", "before", "fused") else "left")
     for facts in documents:
         before, fused, _ = facts["tokens"][facts["at"] - facts["document"]["begin"]]["nats"]
-        cells = (_number(before, digits=2), _number(fused, "∞", 2), facts["note"])
+        cells = (_number(before, digits=2), _number(fused, "∞", 2), facts["note"].removeprefix(f"{by} "))
         table.add_row(Text(facts["document"]["doc_id"]), str(facts["at"]), _around(facts), *cells)
     console.print(table)
     console.print(Text(f"One of them: logitfuse inspect {recipe} --doc ID --at TOKEN", style="dim"))

@@ -43,6 +43,7 @@ class LiveView:
     bars: Sequence[Bar] = ()
     losses: Sequence[str] = ()
     note: str = ""
+    stays: bool = False  # it is printed once, not drawn again: long lines are broken, not cut
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         width = min(options.max_width, WIDEST)
@@ -56,9 +57,9 @@ class LiveView:
             if len(self.bars) > most:
                 yield Text(f"… and {len(self.bars) - most} more", style="dim")
         for line in self.losses:
-            yield _cut(one_line(line), width)
+            yield Text(one_line(line)) if self.stays else _cut(one_line(line), width)
         if self.note:
-            yield _cut(one_line(self.note), width, "dim")
+            yield Text(one_line(self.note), style="dim") if self.stays else _cut(one_line(self.note), width, "dim")
 
 
 def _header(title: str, disk: str, width: int) -> Text:

@@ -31,7 +31,7 @@ def open_run(recipe: str, overrides: list[str] | None) -> Run:
     _show_terms(current)
     claim_folder(current.recipe)
     if warning := lock_warning(current.recipe):
-        errors.print(f"WARNING: {warning}", highlight=False, markup=False, soft_wrap=True)
+        errors.tell(f"WARNING: {warning}")
     return current
 
 
@@ -45,7 +45,7 @@ def _show_terms(current: Run) -> None:
     for settings in (current.recipe.target, *current.recipe.sources):
         if settings.model.startswith(PACKAGE_PREFIX):
             notice = licence_notice(settings.model.removeprefix(PACKAGE_PREFIX))
-            console.print(Text(notice, style="dim"), soft_wrap=True)
+            console.tell(Text(notice, style="dim"))
 
 
 def known_stage(name: str) -> str:

@@ -10,11 +10,14 @@ import typer
 from logitfuse.flows.completion import complete_field, complete_recipe, complete_source, complete_stage
 from logitfuse.flows.json_answers import FLAG, json_asked
 from logitfuse.flows.loudness import quietly, verbosely
+from logitfuse.flows.typed_recipe import note_overrides, note_recipe
 
 RecipeArgument = Annotated[
     str,
     typer.Argument(
-        help="A YAML file, or the name of a shipped recipe (demo, default, paper).", autocompletion=complete_recipe
+        help="A YAML file, or the name of a shipped recipe (demo, default, paper).",
+        autocompletion=complete_recipe,
+        callback=note_recipe,
     ),
 ]
 SetOption = Annotated[
@@ -25,6 +28,7 @@ SetOption = Annotated[
         help="Override a field of the recipe, for example --set fuse.rule=avg_ce or --set sources.0.name=teacher. May "
         "be repeated.",
         autocompletion=complete_field,
+        callback=note_overrides,
     ),
 ]
 SourceOption = Annotated[

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from logitfuse.flows.exit_codes import ExitCode
-from logitfuse.flows.options import JsonOption, RecipeArgument, SetOption
+from logitfuse.flows.options import JsonOption, QuietOption, RecipeArgument, SetOption, VerboseOption
 from logitfuse.flows.show import console, errors
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def plan(
     probe: Annotated[bool, typer.Option(help="Without a GPU's name: time every stage here, on a little text.")] = True,
     sample: Annotated[float, typer.Option(min=0.01, help="Read at most so many MB of text.")] = 4.0,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Tell what a run will cost and whether it fits, before anything is spent. Changes nothing.
 
@@ -80,9 +83,9 @@ def show_plan(run: Run, found: Plan) -> None:
     for line in found.warnings:
         errors.print(f"[bold yellow]Warning:[/] {escape(line)}", highlight=False, soft_wrap=True)
     for line in found.refused:
-        errors.print(f"[bold red]Refused:[/] {escape(line)}", highlight=False, soft_wrap=True)
+        errors.tell(Text.assemble(("Refused:", "bold red"), " ", line))
     for line in found.reasons:
-        errors.print(f"[bold red]Does not fit:[/] {escape(line)}", highlight=False, soft_wrap=True)
+        errors.tell(Text.assemble(("Does not fit:", "bold red"), " ", line))
     if found.sample is None:
         errors.print("Nothing can be planned until this is mended.", highlight=False)
     if found.goes:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rich.live import Live
@@ -166,7 +166,7 @@ def watch(look: Callable[[], RunState], seconds: float) -> RunState:
             with Live(get_renderable=lambda: shown.state.view, console=console, screen=True, refresh_per_second=4):
                 shown.follow(look, seconds)
         finally:
-            console.print(shown.state.view)
+            console.print(replace(shown.state.view, stays=True))
     else:
         shown.follow(look, seconds, console.print)
     return shown.state

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,7 @@ from logitfuse.flows.loudness import Loudness, loudness
 from logitfuse.flows.repeating import repeating
 from logitfuse.flows.stage_progress import Ahead, Measure, StageProgress
 from logitfuse.flows.terminal import LastingConsole, ResizableLive, harmless
+from logitfuse.flows.typed_recipe import with_recipe
 from logitfuse.tasks.unit import Unit
 
 if TYPE_CHECKING:
@@ -40,6 +42,20 @@ class PlainConsole(LastingConsole):
         """Print as rich does, but cut nothing off: an escape may make a line longer than the terminal is wide."""
         super().print(*objects, **({"crop": False} | options))
 
+    def tell(self, line: str | Text, hang: int = 0) -> None:
+        """Print words: broken between them in a terminal, in one line where a program reads.
+
+        `hang`: by how many columns lines after the first are indented.
+        """
+        text = line if isinstance(line, Text) else Text(line)
+        if not self.is_terminal:
+            self.print(text, highlight=False, soft_wrap=True)
+            return
+        first, *others = text.wrap(self, max(1, self.width - hang)) or [Text()]
+        self.print(first, highlight=False)
+        for each in others:
+            self.print(Padding(each, (0, 0, 0, hang), expand=False), highlight=False)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """Yield the segments of anything printed, their text made harmless."""
         for segment in super().render(renderable, options):
@@ -53,7 +69,7 @@ errors = PlainConsole(stderr=True)
 def warn_of_code(lines: Iterable[str]) -> None:
     """Say what of others' code a command is about to run, because a setting asks for it."""
     for line in lines:
-        errors.print(Text.assemble(("Code of others: ", "bold yellow"), line), highlight=False, soft_wrap=True)
+        errors.tell(Text.assemble(("Code of others: ", "bold yellow"), line))
 
 
 class Bars:
@@ -89,7 +105,7 @@ class Bars:
     def say(self, line: str) -> None:
         """Print a line above the bars; of a command that is to be quiet, only what somebody should know of."""
         if loudness() is not Loudness.QUIET or any(word in line for word in MATTERS):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.tell(with_recipe(line))
 
     def rows(self) -> LiveView:
         """Return what stands below the lines: the bars, and the run around them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,5 +125,5 @@ def show(state: RunState, counted: Wanted | Standing) -> None:
     """Print it once."""
     console.print(status_table(state.counts))
     for damaged in (s for s in getattr(counted, "units", ()) if s.state == "damaged"):
-        console.print(Text.assemble((str(damaged.unit), "red"), f": {damaged.why}"), soft_wrap=True)
-    console.print(state.view)
+        console.tell(Text.assemble((str(damaged.unit), "red"), f": {damaged.why}"))
+    console.print(replace(state.view, stays=True))

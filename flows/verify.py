@@ -10,8 +10,18 @@ from rich.table import Table
 
 from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.json_answers import answer
-from logitfuse.flows.options import JsonFileOption, JsonOption, RecipeArgument, SetOption, SourceOption, StagesOption
+from logitfuse.flows.options import (
+    JsonFileOption,
+    JsonOption,
+    QuietOption,
+    RecipeArgument,
+    SetOption,
+    SourceOption,
+    StagesOption,
+    VerboseOption,
+)
 from logitfuse.flows.show import bars, console
+from logitfuse.flows.typed_recipe import typed
 from logitfuse.flows.written_file import write_json
 from logitfuse.storage.errors import BadInput
 
@@ -27,6 +37,8 @@ def verify(
     source: SourceOption = None,
     as_json: JsonOption = False,
     json_file: JsonFileOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Read again everything that a run has: checksums, schemas, counts, ids, probabilities, joins. Changes nothing.
 
@@ -41,14 +53,16 @@ def verify(
     chosen = chosen_stages(stages)
     current = StandingRun(read_recipe(recipe, overrides or ()))
     check_folder(current.recipe)
-    found = show_verification(Verifier(current, recipe), chosen, source)
+    found = show_verification(Verifier(current, typed(recipe, overrides)), chosen, source)
     if json_file is not None:
         write_json(json_file, found.facts())
     if as_json:
         answer(found.facts())
     else:
-        console.print(stages_table(found.stages))
-        console.print(summary(found), highlight=False, markup=False, soft_wrap=True)
+        if not quiet:
+            console.print(stages_table(found.stages))
+        for line in summary(found).splitlines():
+            console.tell(line)
     if found.faults:
         raise typer.Exit(ExitCode.ANSWERED_NO)
 

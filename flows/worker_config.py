@@ -9,6 +9,7 @@ import typer
 
 from logitfuse.flows.options import RecipeArgument, SetOption
 from logitfuse.flows.show import console
+from logitfuse.flows.typed_recipe import typed
 
 
 def worker_config(
@@ -33,5 +34,6 @@ def worker_config(
     config = write_worker_config(current, unit, file)
     console.print(f"accelerate launch --config_file ACCELERATE.yaml -m logitfuse.tasks.training.worker {file}",
                   soft_wrap=True, markup=False, highlight=False)  # fmt: skip
-    console.print(f"The model will be in {config.out}; `logitfuse stage train {recipe}` then publishes it.",
+    publish = f"logitfuse stage train {typed(recipe, overrides)}"
+    console.print(f"The model will be in {config.out}; `{publish}` then publishes it.",
                   soft_wrap=True, markup=False, highlight=False)  # fmt: skip

@@ -68,14 +68,9 @@ def _show(finding: Finding, *, first: bool) -> None:
     if first:
         console.print(Text(finding.group, style="bold"))
     sign, style = SIGNS[finding.state]
-    console.print(
-        Text.assemble((f"  {sign} ", style), f"{finding.name}: {finding.found}"), soft_wrap=not console.is_terminal
-    )
+    console.tell(Text.assemble((f"  {sign} ", style), f"{finding.name}: {finding.found}"), hang=4)
     if finding.mend:
-        console.print(
-            Text(f"      {finding.mend}", style="dim" if finding.state == "note" else ""),
-            soft_wrap=not console.is_terminal,
-        )
+        console.tell(Text(f"      {finding.mend}", style="dim" if finding.state == "note" else ""), hang=6)
 
 
 def _summary(found: Sequence[Finding]) -> Text:

@@ -127,7 +127,7 @@ def _written(answers: Answers, known: dict[str, Model], text: Text | None, check
     place, target = look_at_machine(), known[answers.target]
     sizes = suitable(text or NOT_LOOKED_AT, target, place, list(known.values()))
     if warning := fits(target, [known[source] for source in answers.sources], place):
-        errors.print(f"WARNING: {warning}.", highlight=False, markup=False, soft_wrap=True)
+        errors.tell(f"WARNING: {warning}.")
     content = recipe_text(answers, sizes, _about(known, text, place, sizes))
     recipe = _recipe(content)
     if check:

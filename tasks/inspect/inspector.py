@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from logitfuse.storage.errors import BadInput, ShardMissing
+from logitfuse.tasks.arms import pair_arms
 from logitfuse.tasks.evaluate import model_of
 from logitfuse.tasks.inspect.nats import Nats, nats_of
 from logitfuse.tasks.inspect.position import explain
@@ -92,6 +93,11 @@ class Inspector:
             view.cautions.append("Nothing is trained yet, so there is no prediction after training.")
             return
         view.after = self._computed(view, trained, numbers)
+        for arm in pair_arms(self.run.recipe):
+            try:
+                view.pairs[arm] = self._computed(view, model_of(self.run, arm)[0], numbers)
+            except ShardMissing:
+                view.cautions.append(f"{arm} is not trained yet.")
 
     def _computed(self, view: View, source: Source, numbers: Sequence[int]) -> Predictions:
         capture = self.run.recipe.capture

@@ -135,7 +135,7 @@ function source(found, s, gold) {
 
 function explain(i) {
   const found = shown.positions[i], more = at("more");
-  const [token, chunk, bytes, why, fused, before, after, sources] = found;
+  const [token, chunk, bytes, why, fused, before, after, sources, pairs] = found;
   const place = `token ${(shown.about[5] + i).toLocaleString("en")}` + (bytes ? `, bytes ${bytes[0].toLocaleString("en")} to ${bytes[1].toLocaleString("en")}` : "") + `, chunk ${chunk}`;
   at("said").replaceChildren(make("span", "t", make("bdi", "", word(token))), make("small", "", ` · ${place}`));
   const text = shown.tokens.slice(Math.max(0, i - 24), i).map((t) => t[0]).join("");
@@ -146,7 +146,7 @@ function explain(i) {
   }
   more.append(make("p", "why", word(why)));
   const under = fused[2] ? `${percent(fused[2])} kept; ${fused[3] === null ? "the true token is not kept" + (fused[4] === null ? "" : ", " + number(fused[4], 2) + " nats") : cost(fused[4], fused[3])}` : "nothing is taught";
-  more.append(make("div", "three", list("Fused target", under, fused[0], token, fused[1]), prediction("Student before", before, token), prediction("Student after", after, token)));
+  more.append(make("div", "three", list("Fused target", under, fused[0], token, fused[1]), prediction("Student before", before, token), prediction("Student after", after, token), ...pairs.map((pair, i) => prediction(`After, ${data.arms[i]}`, pair, token))));
   sources.forEach((one, s) => more.append(source(one, s, token)));
 }
 

@@ -44,6 +44,7 @@ def page_data(documents: Sequence[Facts]) -> str:
     whole = {
         "scale": SCALE, "hows": HOWS, "lies": list(LIES.values()), "labels": labels, "target": first["target"],
         "unit": first["score_unit"], "documents": packed, "words": words.texts,
+        "arms": next((list(one["pairs"]) for facts in documents for one in facts["positions"] if one["fused"]), []),
         "maps": [words.maps.get(label, {}) for label in labels],
     }  # fmt: skip
     return inert(json.dumps(whole, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
@@ -80,7 +81,7 @@ def _nats(values: Sequence[float | None] | None) -> list[float | None] | None:
 
 
 def _position(position: Facts, words: Words, labels: Sequence[str]) -> list[Any]:
-    """Token; chunk; bytes; then if it is predicted: why, fused, before, after, sources."""
+    """Token; chunk; bytes; then if it is predicted: why, fused, before, after, sources, pairs."""
     token = words(position["token"]["text"], position["token"]["id"])
     found: list[Any] = [token, position["chunk"], position["bytes"]]
     if position["fused"] is None:
@@ -94,6 +95,8 @@ def _position(position: Facts, words: Words, labels: Sequence[str]) -> list[Any]
         _prediction(position["before"], words),
         _prediction(position["after"], words),
         [_source(source, words) for source in position["sources"]],
+        # those that learned from one source each, in the order of `arms`
+        [_prediction(pair, words) for pair in position["pairs"].values()],
     ]
 
 

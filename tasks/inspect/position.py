@@ -68,6 +68,7 @@ def _predicted(view: View, nats: Nats, t: int, chunk: int, token: int, gold: int
         + reason(run.recipe.fuse.rule, settings_of(run.recipe.fuse), winner, bool(served_S.any()), held_back, stronger),
         "before": _prediction(run.target, view.before, chunk, token, gold, top),
         "after": _prediction(run.target, view.after, chunk, token, gold, top),
+        "pairs": {arm: _prediction(run.target, pair, chunk, token, gold, top) for arm, pair in view.pairs.items()},
         "sources": sources,
     }
 

@@ -90,6 +90,7 @@ class View:
     maps: Maps
     before: Predictions | None = None
     after: Predictions | None = None
+    pairs: dict[str, Predictions] = field(default_factory=dict)  # of the students that learned from one source each
     cautions: list[str] = field(default_factory=list)
 
     @property

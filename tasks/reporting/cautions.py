@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from logitfuse.tasks.reporting.comparison import in_percent, pick
+from logitfuse.tasks.reporting.comparison import pick
+from logitfuse.tasks.reporting.gains import change, span
 from logitfuse.tasks.reporting.headline import listed
 from logitfuse.tasks.results import MEAN
 
@@ -85,17 +86,10 @@ def _compared(facts: dict[str, Any], role: str, called: str) -> list[str]:
 
 
 def interval_in_words(row: dict[str, Any]) -> str:
-    """Say a gain with its interval: 'its loss is 2.1% lower (95% interval: 1.2% lower to 3.0% lower)'."""
+    """Say a gain with its interval: 'its loss is 2.1% lower (95% interval: 1.2% to 3.0%)'."""
     if row["percent"] is None or row["percent"] != row["percent"]:
         return "there is no held-out text to tell by"
-    return (
-        f"its loss is {_signed(row['percent'])} "
-        f"(95% interval: {_signed(row['percent_low'])} to {_signed(row['percent_high'])})"
-    )
-
-
-def _signed(percent: float) -> str:
-    return f"{in_percent(percent)} {'lower' if percent >= 0 else 'higher'}"
+    return f"its loss is {change(row)} (95% interval: {span(row)})"
 
 
 def _worse_domains(facts: dict[str, Any]) -> list[str]:

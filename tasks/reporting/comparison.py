@@ -63,11 +63,6 @@ def verdict(low: float, high: float, documents: int) -> str:
     return "better" if low > 0 else "worse"
 
 
-def in_percent(value: float) -> str:
-    """Write a gain's size; small ones with a digit more."""
-    return f"{abs(value):.{1 if abs(value) >= 1 else 2}f}%"
-
-
 def pick(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any] | None:
     """Return the first row with these values, None if there is none."""
     return next((row for row in rows if all(row[name] == value for name, value in wanted.items())), None)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from logitfuse.tasks.reporting.comparison import in_percent
-
 MISSING = "–"
 
 
@@ -31,18 +29,6 @@ def percent(value: float | None) -> str:
     if 0 < value < 0.01 or 0.99 < value < 1:
         return f"{min(max(100 * value, 0.1), 99.9):.1f}%"
     return f"{100 * value:.0f}%"
-
-
-def change(value: float) -> str:
-    """Write by how many percent a loss is lower (above 0) or higher."""
-    return f"{in_percent(value)} {'lower' if value >= 0 else 'higher'}"
-
-
-def span(low: float, high: float) -> str:
-    """Write the interval of a gain: as sizes where its direction is certain, with signs where it is not."""
-    if low * high > 0:
-        return " to ".join(in_percent(value) for value in sorted((low, high), key=abs))
-    return f"from {in_percent(low)} higher to {in_percent(high)} lower"
 
 
 def places(first: int, last: int | None) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from logitfuse.tasks.reporting.comparison import in_percent, pick
+from logitfuse.tasks.reporting.comparison import pick
+from logitfuse.tasks.reporting.gains import NO_DIFFERENT, against, change, span
 from logitfuse.tasks.results import MEAN
 
 MOST_NAMED = 5  # sources in a sentence
+CONTROL = "that of a control trained on the same text without the sources"
+# Verdicts against control and target that a reader would not expect together.
+TURNS = {("worse", "better"), ("unclear", "better"), ("better", "worse"), ("better", "unclear")}
 
 
 def headline(facts: dict[str, Any]) -> str:
@@ -30,19 +34,18 @@ def gained(facts: dict[str, Any]) -> str:
     target, control = (pick(facts["gains"], role=role, domain=MEAN) for role in ("target", "control"))
     if target is None or target["percent"] is None:
         return "There was no held-out text to say what that gained."
-    before = f"On held-out text its loss is now {_compared(target)} than before"
+    before = f"On held-out text its loss is now {_compared(target, 'before')}"
     if control is None or control["percent"] is None:
         return f"{before}; how much of that is due to the sources was not measured."
-    joined = "and" if (control["percent"] >= 0) == (target["percent"] >= 0) else "but"
-    return (
-        f"{before}, {joined} {_compared(control)} than that of a control trained on the same text without the sources."
-    )
+    joined = "but" if (control["verdict"], target["verdict"]) in TURNS else "and"
+    return f"{before}, {joined} {_compared(control, CONTROL)}."
 
 
-def _compared(row: dict[str, Any]) -> str:
-    lower = "lower" if row["percent"] >= 0 else "higher"
-    doubt = " (which may be chance)" if row["verdict"] == "unclear" else ""
-    return f"{in_percent(row['percent'])} {lower}{doubt}"
+def _compared(row: dict[str, Any], other: str) -> str:
+    if row["verdict"] != "unclear":
+        return against(row, other)
+    found = "only as good as" if change(row) == NO_DIFFERENT else "not shown to be other than"
+    return f"{found} {other} ({span(row)})"
 
 
 def listed(names: list[str]) -> str:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from logitfuse.tasks.reporting import formats
 from logitfuse.tasks.reporting.cautions import ANSWER, weighed
 from logitfuse.tasks.reporting.curve_plots import CURVES, curve_plot
+from logitfuse.tasks.reporting.gains import change, span
 from logitfuse.tasks.reporting.headline import gained, what
 from logitfuse.tasks.reporting.marks import ROLES, models_of, role_of_arm, shown_domain
 from logitfuse.tasks.reporting.plots import MOST_DOMAINS, gains_plot, levels_plot
@@ -19,7 +20,7 @@ from logitfuse.tasks.reporting.suites import suite_table
 from logitfuse.tasks.reporting.tables import cost_rows, result_table, source_rows, winner_rows
 from logitfuse.tasks.reporting.verdict import answer, cards
 
-FORMATS = ("number", "percent", "size", "duration", "score", "signed", "change", "span", "places", "day")
+FORMATS = ("number", "percent", "size", "duration", "score", "signed", "places", "day")
 
 
 def page(facts: dict[str, Any]) -> str:
@@ -29,7 +30,15 @@ def page(facts: dict[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update({name: getattr(formats, name) for name in FORMATS})
-    environment.filters.update({"domain": shown_domain, "tone": tone, "glyph": lambda arm: ROLES[role_of_arm(arm)][1]})
+    environment.filters.update(
+        {
+            "change": change,
+            "span": span,
+            "domain": shown_domain,
+            "tone": tone,
+            "glyph": lambda arm: ROLES[role_of_arm(arm)][1],
+        }
+    )
     models = models_of(facts["results"])
     return environment.get_template("page.html.j2").render(
         facts=facts,

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from logitfuse.tasks.reporting.gains import against
 from logitfuse.tasks.reporting.marks import AGAINST, ROLES, all_text_first, models_of, shortened, shown_domain
 from logitfuse.tasks.reporting.palette import Palette
 from logitfuse.tasks.reporting.svg import drawing, inline_svg
@@ -58,10 +59,8 @@ def gains_plot(facts: dict[str, Any]) -> str:
         figure = Figure(figsize=(WIDTH, _height(models_of(facts["results"]), domains)), layout="constrained")
         panels = figure.subplots(1, len({row["role"] for row in rows}), sharey=True, squeeze=False)[0]
         draw_gains(list(panels), rows, domains, palette)
-        said = "; ".join(
-            f"{r['percent']:.2f}% against {AGAINST[r['role']]} ({r['verdict']})" for r in rows if r["domain"] == MEAN
-        )
-        alt = f"By how many percent the fused model's loss is lower, by domain. All text: {said}."
+        said = "; ".join(f"{against(r, AGAINST[r['role']])} ({r['verdict']})" for r in rows if r["domain"] == MEAN)
+        alt = f"By how many percent the fused model's loss is lower, by domain. Over all text it is {said}."
         return inline_svg(figure, "gains", alt)
 
 

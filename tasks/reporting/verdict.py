@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from logitfuse.tasks.reporting.comparison import ENOUGH_DOCUMENTS, pick
-from logitfuse.tasks.reporting.formats import change, duration, percent, size, span
+from logitfuse.tasks.reporting.formats import duration, percent, size
+from logitfuse.tasks.reporting.gains import NO_DIFFERENT, against, at_most, change, farthest, span
 from logitfuse.tasks.results import MEAN
 
 ROUGH = 30  # held-out documents; below, an interval by resampling them is rough
+NEGLIGIBLE = 0.1  # percent of the loss: nearer to a control is as good as the control
 UNKNOWN = "Not known"
 Card = dict[str, Any]
 
@@ -24,28 +26,51 @@ def answer(facts: dict[str, Any]) -> str:
     control, target = compared(facts, "control"), compared(facts, "target")
     sources = "sources" if not facts["fusion"].get("shuffled") else "shuffled sources"
     if control is not None:
-        without = f"{change(control['percent'])} loss than the same training without the {sources}"
-        return {
-            "better": f"Fusing paid: {without}.",
-            "worse": f"Fusing did not pay: {without}.",
-            "unclear": f"No gain shown: {without}, which may be chance.",
-        }[control["verdict"]]
+        return _against_control(control, f"the same training without the {sources}", facts)
     if target is None:
         return "Whether it worked is not known: no text was held out to judge by."
-    after = f"{change(target['percent'])} loss than before"
+    if target["verdict"] == "unclear":
+        return f"No change shown: {_unclear(target, 'before', facts)}."
+    after = f"{change(target)} loss than before"
     if target["verdict"] == "better":
         return f"Better than before: {after}. Whether thanks to the {sources} was not measured."
-    return f"{'Worse than before' if target['verdict'] == 'worse' else 'No change shown'}: {after}."
+    return f"Worse than before: {after}."
+
+
+def _against_control(control: dict[str, Any], called: str, facts: dict[str, Any]) -> str:
+    if control["verdict"] != "unclear":
+        paid = "paid" if control["verdict"] == "better" else "did not pay"
+        return f"Fusing {paid}: {change(control)} loss than {called}."
+    if is_level(control, facts):
+        return f"As good as its control, and no better: its loss is within {at_most(control)} of that of {called}."
+    return f"No gain shown: {_unclear(control, f'with {called}', facts)}."
+
+
+def is_level(gain: dict[str, Any], facts: dict[str, Any]) -> bool:
+    """Say whether two models are as good as each other for certain: neither is better by more than `NEGLIGIBLE`."""
+    unclear = gain["verdict"] == "unclear" and documents_of(facts) >= ENOUGH_DOCUMENTS
+    return unclear and farthest(gain) <= NEGLIGIBLE
+
+
+def _unclear(gain: dict[str, Any], other: str, facts: dict[str, Any]) -> str:
+    if documents_of(facts) < ENOUGH_DOCUMENTS:
+        return "too little text was held out to tell"
+    return f"the loss is anywhere from {span(gain)} than {other}"
+
+
+def documents_of(facts: dict[str, Any]) -> int:
+    """Return how many held-out documents the models were compared by."""
+    return max((row["documents"] for row in facts["results"] if row["domain"] == MEAN), default=0)
 
 
 def cards(facts: dict[str, Any]) -> list[Card]:
     """Return the four answers at the top: question, answer, notes, tone, and the interval that is drawn, if any."""
     control, target = compared(facts, "control"), compared(facts, "target")
     main = control or target
-    return [_worked(control, target), _by_how_much(main, target), _certain(facts, main), _cost(facts)]
+    return [_worked(facts, control, target), _by_how_much(main, target), _certain(facts, main), _cost(facts)]
 
 
-def _worked(control: dict[str, Any] | None, target: dict[str, Any] | None) -> Card:
+def _worked(facts: dict[str, Any], control: dict[str, Any] | None, target: dict[str, Any] | None) -> Card:
     card: Card = {"question": "Did it work?", "answer": UNKNOWN, "tone": "unclear", "notes": []}
     if control is None:
         why = "There is no control: nothing tells the sources' part from that of more training on this text."
@@ -53,9 +78,10 @@ def _worked(control: dict[str, Any] | None, target: dict[str, Any] | None) -> Ca
     found = {
         "better": ("Yes", "The fused model is better than its control"),
         "worse": ("No", "The fused model is worse than its control"),
-        "unclear": ("Not shown", "As far as this text can tell, the fused model is no different from its control"),
+        "unclear": ("Not shown", "This text cannot tell the fused model from its control"),
+        "level": ("No gain", "The fused model is as good as its control"),
     }
-    said, note = found[control["verdict"]]
+    said, note = found["level" if is_level(control, facts) else control["verdict"]]
     return card | {
         "answer": said,
         "tone": control["verdict"],
@@ -67,24 +93,24 @@ def _by_how_much(main: dict[str, Any] | None, target: dict[str, Any] | None) -> 
     card: Card = {"question": "By how much?", "answer": UNKNOWN, "tone": "unclear", "notes": []}
     if main is None:
         return card
-    notes = [f"loss than {'the control' if main['role'] == 'control' else 'before'}"]
+    joined = "in loss from" if change(main) == NO_DIFFERENT else "loss than"
+    notes = [f"{joined} {'the control' if main['role'] == 'control' else 'before'}"]
     if target is not None and target is not main:
-        reach = span(target["percent_low"], target["percent_high"])
-        notes.append(f"and {change(target['percent'])} than before ({reach})")
-    return card | {"answer": change(main["percent"]), "tone": main["verdict"], "notes": notes}
+        notes.append(f"and {against(target, 'before')} ({span(target)})")
+    return card | {"answer": change(main).capitalize(), "tone": main["verdict"], "notes": notes}
 
 
 def _certain(facts: dict[str, Any], main: dict[str, Any] | None) -> Card:
     card: Card = {"question": "Is that certain?", "answer": UNKNOWN, "tone": "", "notes": []}
     if main is None:
         return card
-    documents = max((row["documents"] for row in facts["results"] if row["domain"] == MEAN), default=0)
-    if main["verdict"] == "unclear":
+    documents = documents_of(facts)
+    if main["verdict"] == "unclear" and not is_level(main, facts):
         said = "No, may be chance" if documents >= ENOUGH_DOCUMENTS else "No, too little text"
     else:
         said = "Yes, at 95%" if documents >= ROUGH else "Roughly"
     notes = [
-        f"95% interval: {span(main['percent_low'], main['percent_high'])}",
+        f"95% interval: {span(main)}",
         f"by {documents:,} held-out documents, for this one training",
     ]
     if domains := _domains(facts, main["role"]):

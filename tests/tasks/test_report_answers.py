@@ -9,7 +9,10 @@ from report_facts import compared, handmade
 from logitfuse.tasks.reporting.cautions import cautions, weighed
 from logitfuse.tasks.reporting.curve_plots import curve_plot
 from logitfuse.tasks.reporting.curves import held_out_looks
-from logitfuse.tasks.reporting.formats import change, day, percent, places
+from logitfuse.tasks.reporting.formats import day, percent, places
+from logitfuse.tasks.reporting.gains import NO_DIFFERENT, change, span
+from logitfuse.tasks.reporting.gains import against as compared_with
+from logitfuse.tasks.reporting.headline import gained
 from logitfuse.tasks.reporting.marks import models_of
 from logitfuse.tasks.reporting.page import page
 from logitfuse.tasks.reporting.tables import cost_rows, result_table, source_rows, winner_rows
@@ -34,7 +37,12 @@ def against(control: float | None, target: float | None = 3.0, documents: int = 
         (against(2.0), "Fusing paid: 2.0% lower loss than the same training", "Yes", "Yes, at 95%"),
         (against(2.0, documents=9), "Fusing paid: 2.0% lower loss", "Yes", "Roughly"),
         (against(-2.0), "Fusing did not pay: 2.0% higher loss than the same training", "No", "Yes, at 95%"),
-        (against(0.2), "No gain shown: 0.20% lower loss", "Not shown", "No, may be chance"),
+        (
+            against(0.2),
+            "No gain shown: the loss is anywhere from 0.3% higher to 0.7% lower than with",
+            "Not shown",
+            "No, may be chance",
+        ),
         (against(0.2, documents=3), "No gain shown", "Not shown", "No, too little text"),
         (against(None), "Better than before: 3.0% lower loss than before. Whether thanks", "Not known", "Yes, at 95%"),
         (against(None, -3.0), "Worse than before: 3.0% higher loss than before.", "Not known", "Yes, at 95%"),
@@ -46,8 +54,41 @@ def test_the_answer_comes_first(facts: dict[str, Any], said: str, worked: str, c
     assert said in answer(facts)
     first, much, sure, cost = cards(facts)
     assert (first["answer"], sure["answer"]) == (worked, certain)
-    assert much["answer"] in answer(facts) or much["answer"] == "Not known"
+    assert much["answer"] in answer(facts) or "No" in sure["answer"]
     assert cost["answer"] == "2.3 min" and "90% of them had a fused prediction" in cost["notes"]
+
+
+def gain(low: float, value: float, high: float) -> dict[str, Any]:
+    ends = {"percent_low": low, "percent": value, "percent_high": high}
+    return ends | {"verdict": "better" if low > 0 else "worse" if high < 0 else "unclear"}
+
+
+@pytest.mark.parametrize(
+    ("row", "said", "interval"),
+    [
+        (gain(3.0045, 3.3504, 3.7063), "3.4% lower", "3.0% to 3.7%"),
+        (gain(-0.0782, -0.0504, -0.0181), "0.05% higher", "0.02% to 0.08%"),
+        (gain(-0.0484, 0.0002, 0.0561), NO_DIFFERENT, "0.05% higher to 0.06% lower"),
+        (gain(2.3, 3.29, 8.1), "3% lower", "2% to 8%"),
+        (gain(1.1, 2.2, 3.9), "2.2% lower", "1.1% to 3.9%"),
+        (gain(0.003, 0.05, 0.1), "0.050% lower", "0.003% to 0.100%"),
+        (gain(-0.7, -0.7, -0.7), "0.70% higher", "0.70% to 0.70%"),
+    ],
+)
+def test_a_gain_has_the_digits_that_its_interval_warrants(row: dict[str, Any], said: str, interval: str) -> None:
+    assert (change(row), span(row)) == (said, interval)
+
+
+def test_a_difference_that_is_none_is_not_called_lower() -> None:
+    facts = against(0.0)
+    facts["gains"][0] |= gain(-0.048, 0.0002, 0.056)
+    same = "As good as its control, and no better: its loss is within 0.06% of that of the same training without"
+    assert answer(facts).startswith(same)
+    assert [card["answer"] for card in cards(facts)[:3]] == ["No gain", "No different", "Yes, at 95%"]
+    assert "but only as good as that of a control" in gained(facts) and "0.00%" not in page(facts)
+    assert compared_with(facts["gains"][0], "before") == "no different from before"
+    facts["gains"][0] |= gain(-0.3, 0.0002, 0.56)
+    assert answer(facts).startswith("No gain shown") and cards(facts)[0]["answer"] == "Not shown"
 
 
 def test_shuffled_sources_are_named_as_such() -> None:
@@ -136,7 +177,6 @@ def test_looks_at_held_out_text_stand_at_the_tokens_seen_by_then() -> None:
 
 
 def test_numbers_as_people_read_them() -> None:
-    assert (change(0.5), change(-2.25)) == ("0.50% lower", "2.2% higher")
     assert (percent(0.9999), percent(0.0001), percent(1.0), percent(0.0)) == ("99.9%", "0.1%", "100%", "0%")
     assert (places(8, 31), places(2048, None)) == ("8 to 31", "2,048 or more")
     assert day("2026-01-02T03:04:05+00:00") == "2 January 2026"

@@ -4,6 +4,7 @@ import json
 import re
 from collections import defaultdict
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from done_runs import done_run
 from inspected_runs import LONG, TO_FUSE, recipe_content
+from rich.console import Console
 
+from logitfuse.flows.inspect_text import predictions_table
 from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMissing
 from logitfuse.tasks.execute import do_units
 from logitfuse.tasks.inspect.documents import find_document, first_document, fused_shards, places, search
 from logitfuse.tasks.inspect.inspector import Inspector
 from logitfuse.tasks.inspect.opened import recipe_of
+from logitfuse.tasks.inspect.page_data import page_data
 from logitfuse.tasks.inspect.predictions import captured, computed
-from logitfuse.tasks.inspect.worst import worst_positions
+from logitfuse.tasks.inspect.worst import By, worst_positions
 from logitfuse.tasks.recipe import parse_recipe
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.unit import Unit
@@ -235,6 +239,35 @@ def test_the_worst_are_those_that_a_look_at_everything_finds(run: Run) -> None:
         facts = inspector.document(place, at=inspector.number(place, one.chunk, one.place))
         (position,) = facts["positions"]
         assert position["fused"]["nats"] - position["before"]["nats"] == pytest.approx(one.nats, abs=1e-4)
+
+
+@pytest.mark.parametrize("by", ["gain", "disagreement"])
+def test_other_ranks_are_those_of_what_is_shown(run: Run, by: By) -> None:
+    shards = fused_shards(run)[1:2]
+    looked = worst_positions(run, shards, 3, by)
+    assert [one.nats for one in looked.found] == sorted((one.nats for one in looked.found), reverse=True)
+    for one in looked.found:
+        inspector = Inspector(run, models=False)
+        place = find_document(run, one.doc_id, [one.shard])
+        (position,) = inspector.document(place, at=inspector.number(place, one.chunk, one.place))["positions"]
+        before = position["before"]["nats"]
+        known = [before, *(source["nats"] for source in position["sources"] if source["nats"] is not None)]
+        wanted = before - position["fused"]["nats"] if by == "gain" else max(known) - min(known)
+        assert one.nats == pytest.approx(wanted, abs=1e-3)
+
+
+def test_students_of_one_source_each_are_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here they are the target itself, untrained: what it predicts is what the store holds from before."""
+    monkeypatch.setattr("logitfuse.tasks.inspect.inspector.pair_arms", lambda recipe: ["fused-second", "fused-third"])
+    monkeypatch.setattr("logitfuse.tasks.inspect.inspector.model_of", lambda run, arm: (run.target, None))
+    facts = Inspector(run, top=3).document(find_document(run, LONG, fused_shards(run)), at=30)
+    (position,) = facts["positions"]
+    run.unload()
+    assert list(position["pairs"]) == ["fused-second", "fused-third"]
+    assert position["pairs"]["fused-third"]["nats"] == pytest.approx(position["before"]["nats"], rel=1e-2)
+    shown = StringIO()
+    Console(file=shown, width=200).print(predictions_table(position))
+    assert "fused-second" in shown.getvalue() and '"arms":["fused-second","fused-third"]' in page_data([facts])
 
 
 def test_a_text_is_found_whatever_its_case_and_across_chunks(run: Run) -> None:
