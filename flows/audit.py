@@ -10,7 +10,7 @@ from rich.table import Table
 
 from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.json_answers import answer
-from logitfuse.flows.options import JsonFileOption, JsonOption, RecipeArgument, SetOption, SourceOption
+from logitfuse.flows.options import JsonFileOption, JsonOption, RecipeArgument, SetOption, SourceOption, named_again
 from logitfuse.flows.show import bars, console, errors
 from logitfuse.flows.written_file import write_json
 
@@ -42,7 +42,7 @@ def audit(
 
     run = StandingRun(read_recipe(recipe, overrides or ()))
     check_folder(run.recipe)
-    found = show_audit(Auditor(run, recipe, documents, seed), source)
+    found = show_audit(Auditor(run, named_again(recipe, overrides), documents, seed), source)
     facts = {"sources": [one.facts() for one in found]}
     if json_file is not None:
         write_json(json_file, facts)
@@ -53,7 +53,11 @@ def audit(
             console.print(audit_table(one))
     differing = [one for one in found if one.verdict == "differs"]
     for one in differing:
-        errors.print(f"[bold red]Differs:[/] {escape(advice(one, recipe))}", highlight=False, soft_wrap=True)
+        errors.print(
+            f"[bold red]Differs:[/] {escape(advice(one, named_again(recipe, overrides)))}",
+            highlight=False,
+            soft_wrap=True,
+        )
     if differing:
         raise typer.Exit(ExitCode.ANSWERED_NO)
 

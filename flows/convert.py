@@ -9,7 +9,7 @@ import typer
 
 from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.json_answers import answer
-from logitfuse.flows.options import JsonOption, RecipeArgument, SetOption, ShardsOption, SourceOption
+from logitfuse.flows.options import JsonOption, RecipeArgument, SetOption, ShardsOption, SourceOption, named_again
 from logitfuse.flows.show import bars, console
 from logitfuse.storage.errors import BadInput
 
@@ -54,7 +54,11 @@ def convert(
     if as_json:
         answer({"shards": [facts(made) for made in found]})
     else:
-        console.print(summary(found, codec, recipe, current.recipe.capture.codec), highlight=False, markup=False)
+        console.print(
+            summary(found, codec, recipe, named_again(recipe, overrides), current.recipe.capture.codec),
+            highlight=False,
+            markup=False,
+        )
     if any(made.state == "missing" for made in found):
         raise typer.Exit(ExitCode.ANSWERED_NO)
 
@@ -82,12 +86,12 @@ def line(made: Converted) -> str:
     return f"{made.unit}: {said}{', the other form is removed' if made.removed else ''}"
 
 
-def summary(found: Sequence[Converted], codec: Codec, recipe: str, asked: Codec) -> str:
+def summary(found: Sequence[Converted], codec: Codec, recipe: str, named: str, asked: Codec) -> str:
     """Say in words what was done and what to do."""
     states = [made.state for made in found]
     lines = [f"{states.count('converted')} converted, {states.count('kept')} in that form before."]
     if missing := states.count("missing"):
-        lines.append(f"{missing} not captured yet: logitfuse status {recipe} says which.")
+        lines.append(f"{missing} not captured yet: logitfuse status {named} says which.")
     if asked != codec:
         lines.append(
             f"Now set capture.codec: {codec} in {recipe}, or it captures the {asked} form again where missing."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from logitfuse.flows.inspect_text import Colour, show_document, show_worst
-from logitfuse.flows.options import JsonOption, SetOption
+from logitfuse.flows.options import JsonOption, SetOption, named_again
 from logitfuse.flows.show import bars, console, errors
 from logitfuse.flows.written_file import write_text
 from logitfuse.storage.errors import BadInput
@@ -83,7 +83,7 @@ def inspect(
         print(json.dumps([_at_one(facts) for facts in documents], ensure_ascii=True, allow_nan=False))
         return
     if worst is not None:
-        show_worst(documents, recipe)
+        show_worst(documents, named_again(recipe, overrides))
     for facts in documents[:1]:  # last: a pipe that is closed early loses no file
         show_document(_at_one(facts), colour)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -62,3 +64,8 @@ VerboseOption = Annotated[
         "--verbose", "-v", help="Also show the logs of Prefect and of this program's parts.", callback=verbosely
     ),
 ]
+
+
+def named_again(recipe: str, overrides: Sequence[str] | None) -> str:
+    """Return how a command that is shown names the same run: as a shell wants it, with the same --set."""
+    return shlex.join([recipe, *(word for override in overrides or () for word in ("--set", override))])

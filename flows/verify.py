@@ -10,7 +10,15 @@ from rich.table import Table
 
 from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.json_answers import answer
-from logitfuse.flows.options import JsonFileOption, JsonOption, RecipeArgument, SetOption, SourceOption, StagesOption
+from logitfuse.flows.options import (
+    JsonFileOption,
+    JsonOption,
+    RecipeArgument,
+    SetOption,
+    SourceOption,
+    StagesOption,
+    named_again,
+)
 from logitfuse.flows.show import bars, console
 from logitfuse.flows.written_file import write_json
 from logitfuse.storage.errors import BadInput
@@ -41,7 +49,7 @@ def verify(
     chosen = chosen_stages(stages)
     current = StandingRun(read_recipe(recipe, overrides or ()))
     check_folder(current.recipe)
-    found = show_verification(Verifier(current, recipe), chosen, source)
+    found = show_verification(Verifier(current, named_again(recipe, overrides)), chosen, source)
     if json_file is not None:
         write_json(json_file, found.facts())
     if as_json:

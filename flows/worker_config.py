@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from logitfuse.flows.options import RecipeArgument, SetOption
+from logitfuse.flows.options import RecipeArgument, SetOption, named_again
 from logitfuse.flows.show import console
 
 
@@ -33,5 +33,6 @@ def worker_config(
     config = write_worker_config(current, unit, file)
     console.print(f"accelerate launch --config_file ACCELERATE.yaml -m logitfuse.tasks.training.worker {file}",
                   soft_wrap=True, markup=False, highlight=False)  # fmt: skip
-    console.print(f"The model will be in {config.out}; `logitfuse stage train {recipe}` then publishes it.",
+    named = named_again(recipe, overrides)
+    console.print(f"The model will be in {config.out}; `logitfuse stage train {named}` then publishes it.",
                   soft_wrap=True, markup=False, highlight=False)  # fmt: skip

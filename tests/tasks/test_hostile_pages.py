@@ -22,6 +22,8 @@ from logitfuse.tasks.inspect.inspector import Inspector
 from logitfuse.tasks.inspect.page import page as inspect_page
 from logitfuse.tasks.markdown_text import fenced, plain
 from logitfuse.tasks.report import report_page
+from logitfuse.tasks.results import MEAN
+from logitfuse.tasks.study.page_tables import loss_table
 
 OUTSIDE = "http://outside.invalid/x"
 # Ways to run something: by itself, out of an attribute, out of a style, out of SVG, out of a fence of Markdown.
@@ -175,3 +177,10 @@ def test_in_a_browser_nothing_runs_and_nothing_is_asked_of_anybody(
 def test_the_browser_would_have_told(look: Callable[[str], tuple[list[str], Any]]) -> None:
     asked, ran = look(f"<p>{EVIL[0]}{EVIL[1]}</p>")
     assert asked and ran == 1
+
+
+def test_a_results_page_holds_no_markup_of_the_data() -> None:
+    runs = [{"variant": name, "nats_per_byte": {MEAN: 1.0} | dict.fromkeys(EVIL, 1.0)} for name in EVIL[:2]]
+    table = loss_table({"split": "test", "runs": runs})
+    assert not Markup(table).found and "](" not in table
+    assert len(table.splitlines()) == 4 and {line.replace("\\|", "").count("|") for line in table.splitlines()} == {8}
