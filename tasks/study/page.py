@@ -97,7 +97,7 @@ def study_section(facts: Facts) -> list[str]:
     tables += [("Headroom, choice by choice", choice_table(facts["headroom"]))]
     tables += [("Headroom before training", headroom_table(facts["headroom"])), ("Runs", run_table(facts))]
     tables += [("What it cost", cost_table(facts))]
-    parts += [f"### {title}\n\n{table}" if title else table for title, table in tables if table]
+    parts += [f"### {no_markup(title)}\n\n{table}" if title else table for title, table in tables if table]
     return [*parts, *(f"> **Caution.** {no_markup(line)}" for line in cautions(facts))]
 
 

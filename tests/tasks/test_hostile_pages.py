@@ -23,6 +23,7 @@ from logitfuse.tasks.inspect.page import page as inspect_page
 from logitfuse.tasks.markdown_text import fenced, plain
 from logitfuse.tasks.report import report_page
 from logitfuse.tasks.results import MEAN
+from logitfuse.tasks.study.page import study_section
 from logitfuse.tasks.study.page_tables import loss_table
 
 OUTSIDE = "http://outside.invalid/x"
@@ -180,7 +181,14 @@ def test_the_browser_would_have_told(look: Callable[[str], tuple[list[str], Any]
 
 
 def test_a_results_page_holds_no_markup_of_the_data() -> None:
-    runs = [{"variant": name, "nats_per_byte": {MEAN: 1.0} | dict.fromkeys(EVIL, 1.0)} for name in EVIL[:2]]
+    runs = [
+        {"variant": name, "nats_per_byte": {MEAN: 1.0} | dict.fromkeys(EVIL, 1.0), "settings": {name: name},
+         "tokens": 1, "seed": 1, "about": name, "seconds": {name: 1.0}, "notes": [name]}
+        for name in EVIL
+    ]  # fmt: skip
+    said = dict.fromkeys(["study", "about", "split", "hardware", "recipe"], "".join(EVIL))
+    lists = {"missing": EVIL, "contrasts": [], "gaps": [], "headroom": [], "locked": None, "token_multiple": None}
+    page = "\n\n".join(study_section({**said, **lists, "runs": runs, "scale": 1, "seeds": [1], "python": "3"}))
+    assert not Markup(page).found and "](" not in page and "&lt;script&gt;" in page
     table = loss_table({"split": "test", "runs": runs})
-    assert not Markup(table).found and "](" not in table
-    assert len(table.splitlines()) == 4 and {line.replace("\\|", "").count("|") for line in table.splitlines()} == {8}
+    assert {line.replace("\\|", "").count("|") for line in table.splitlines()} == {3 + len(EVIL)}
