@@ -37,7 +37,7 @@ from logitfuse.flows.typed_recipe import forget, with_recipe
 from logitfuse.flows.up.command import up
 from logitfuse.flows.verify import verify
 from logitfuse.flows.worker_config import worker_config
-from logitfuse.storage.errors import LogitfuseError
+from logitfuse.storage.errors import BadInput, LogitfuseError, without_passwords
 from logitfuse.storage.system_errors import explained, out_of_memory
 
 app = typer.Typer(
@@ -76,10 +76,10 @@ def main() -> None:
     except LogitfuseError as error:
         _end(type(error).__name__, str(error), ExitCode.REFUSED)
     except Exception as error:
-        if told := explained(error) or out_of_memory(error):
+        if told := explained(error) or out_of_memory(error) or _prefects_settings(error):
             _end(type(told).__name__, str(told), ExitCode.REFUSED)
-        traceback.print_exc()
-        _end("Defect", f"this is a defect of logitfuse: {error!r}", ExitCode.DEFECT)
+        _show_traceback()
+        _end("Defect", without_passwords(f"this is a defect of logitfuse: {error!r}"), ExitCode.DEFECT)
     finally:
         words_again()  # also where a command did not come so far as to do both itself
         as_usual()
@@ -103,9 +103,22 @@ def _run_app() -> None:
     sys.exit(int(code or ExitCode.DONE))
 
 
+def _prefects_settings(error: Exception) -> BadInput | None:
+    """Return in words that a variable of Prefect's holds what it cannot; None if that is not what the error is."""
+    if getattr(error, "title", "") != "Settings" or not isinstance(error, ValueError):
+        return None
+    said = str(error).splitlines()[1:2] or [str(error)]
+    return BadInput(f"Prefect's settings: {said[0].partition('[')[0].strip()}. Correct the variables PREFECT_…")
+
+
+def _show_traceback() -> None:
+    """Print where the present error comes from; what libraries say of a URL may hold a password."""
+    errors.print(without_passwords(traceback.format_exc()), highlight=False, markup=False, soft_wrap=True)
+
+
 def _end(kind: str, line: str, code: int) -> NoReturn:
     if wants_traceback() and sys.exc_info()[0] is not None:
-        errors.print_exception(suppress=[typer])
+        _show_traceback()
     line = with_recipe(line)
     errors.print(Text.assemble(("logitfuse: ", "bold red"), line), highlight=False)
     if is_json_wanted():

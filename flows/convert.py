@@ -94,12 +94,12 @@ def line(made: Converted) -> str:
     return f"{made.unit}: {said}{', the other form is removed' if made.removed else ''}"
 
 
-def summary(found: Sequence[Converted], codec: Codec, recipe: str, asked: Codec) -> str:
+def summary(found: Sequence[Converted], codec: Codec, named: str, asked: Codec) -> str:
     """Say in words what was done and what to do."""
     states = [made.state for made in found]
     lines = [f"{states.count('converted')} converted, {states.count('kept')} in that form before."]
     if missing := states.count("missing"):
-        lines.append(f"{missing} not captured yet: logitfuse status {recipe} says which.")
+        lines.append(f"{missing} not captured yet: logitfuse status {named} says which.")
     if asked != codec:
         lines.append(
             f"Now set capture.codec: {codec} in the recipe, or it captures the {asked} form again where missing."

@@ -15,7 +15,7 @@ from logitfuse.flows.stage_progress import Made, StageProgress
 from logitfuse.flows.training_plot import training_lines
 from logitfuse.flows.work_ahead import stage_progress
 from logitfuse.kernels.closest_name import known_names
-from logitfuse.storage.errors import BadInput
+from logitfuse.storage.errors import BadInput, without_passwords
 from logitfuse.storage.locks import open_own
 from logitfuse.tasks.execute import chosen_units, do_prepare, do_units, is_up_to_date
 from logitfuse.tasks.plan.text_warnings import prepared_lines
@@ -95,7 +95,7 @@ def journal(folder: Path, first: str, last: str) -> Iterator[None]:
         yield
         line["ended"] = "done"
     except Exception as error:
-        line["ended"] = f"{type(error).__name__}: {error}"
+        line["ended"] = without_passwords(f"{type(error).__name__}: {error}")
         raise
     finally:
         line["seconds"] = round(time.monotonic() - clock, 3)

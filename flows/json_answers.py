@@ -10,6 +10,7 @@ import typer
 
 from logitfuse.flows.show import console
 from logitfuse.flows.written_file import as_json
+from logitfuse.storage.errors import SystemRefused
 
 FLAG = "--json"
 TAKES_A_FILE = "study"  # the one command whose --json names a file that several studies share
@@ -35,12 +36,17 @@ def is_json_wanted() -> bool:
 
 
 def answer(facts: Any) -> None:
-    """Print an answer; a reader that went away is no error."""
+    """Print an answer; a reader that went away is no error. Raises `SystemRefused` where it cannot be written whole."""
     try:
         sys.stdout.write(as_json(facts))
         sys.stdout.flush()
-    except BrokenPipeError:  # what is still in its buffer must not fail again when the process ends
+    except OSError as error:  # what is still in its buffer must not fail again when the process ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise SystemRefused(
+                f"the answer cannot be written ({error.strerror}). Let standard output go elsewhere, and run the same "
+                "command again."
+            ) from error
 
 
 def answer_error(kind: str, message: str, code: int) -> None:

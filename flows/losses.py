@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from logitfuse.storage.errors import ShardCorrupt
+from logitfuse.storage.store import only_a_file
+
 PLACES = ("train/*", "adapt/*")
 NAME = "metrics.*.jsonl"
 TAIL_BYTES = 1 << 16  # hundreds of steps
@@ -60,10 +63,10 @@ def _stamp(file: Path) -> float:
 
 def _read(file: Path, model: str) -> Losses | None:
     try:
-        with file.open("rb") as stream:
+        with only_a_file(file).open("rb") as stream:
             stream.seek(max(0, stream.seek(0, 2) - TAIL_BYTES))
             lines = list(_steps(stream.read()))
-    except OSError:
+    except (OSError, ShardCorrupt):
         return None
     looks = [_number(line["held_out"].get("mean")) for line in lines if isinstance(line.get("held_out"), dict)]
     return Losses(model, lines[-1], looks[-1] if looks else None) if lines else None

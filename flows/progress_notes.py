@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from logitfuse.flows.bar_rows import Bar, stage_bars
 from logitfuse.flows.pace import Standing
 from logitfuse.flows.repeating import repeating
-from logitfuse.storage.errors import BadInput
+from logitfuse.storage.errors import BadInput, ShardCorrupt
 from logitfuse.storage.locks import open_own
+from logitfuse.storage.store import only_a_file
 
 if TYPE_CHECKING:
     from logitfuse.flows.stage_progress import StageProgress
@@ -111,8 +112,8 @@ def read_notes(store: LocalStore) -> list[ProgressNote]:
     found = []
     with suppress(OSError, BadInput):
         for path in sorted(store.local(FOLDER).glob(f"{PREFIX}*{SUFFIX}")):
-            with suppress(OSError, ValidationError, ValueError):
-                if path.stat().st_size <= MOST_BYTES:
+            with suppress(OSError, ShardCorrupt, ValidationError, ValueError):
+                if only_a_file(path).stat().st_size <= MOST_BYTES:
                     note = ProgressNote.model_validate_json(path.read_bytes())
                     found += [note] if _is_at_work(note, path.stat().st_mtime) else []
     return found

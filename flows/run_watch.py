@@ -20,8 +20,8 @@ from logitfuse.flows.pace import Standing, quantity
 from logitfuse.flows.progress_notes import ProgressNote, read_notes
 from logitfuse.flows.run_counts import StageCount
 from logitfuse.flows.show import console
-from logitfuse.storage.errors import StoreFailed
-from logitfuse.storage.store import LocalStore
+from logitfuse.storage.errors import ShardCorrupt, StoreFailed
+from logitfuse.storage.store import LocalStore, only_a_file
 
 LONGEST_JOURNAL = 1 << 16
 IDLE = "No stage is at work at this moment"
@@ -143,12 +143,12 @@ def _count_bars(counts: Sequence[StageCount]) -> list[Bar]:
 def last_of_journal(store: LocalStore) -> dict[str, Any] | None:
     """Return the last line of a run's journal, None where there is none that can be read."""
     try:
-        with store.local("journal.jsonl").open("rb") as stream:
+        with only_a_file(store.local("journal.jsonl")).open("rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - LONGEST_JOURNAL))
             line = json.loads(stream.read().split(b"\n")[-2])
         _ended(line)
         return line if isinstance(line["stages"], list) and isinstance(line["ended"], str) else None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError):
+    except (OSError, ShardCorrupt, ValueError, LookupError, TypeError, RecursionError, OverflowError):
         return None
 
 

@@ -1,8 +1,23 @@
 """What can go wrong, as one tree. Each message says what, where, and what to do next."""
 
+import re
+
+_IN_A_URL = re.compile(r"(?<=://)[^/\s]*@")
+
+
+def without_passwords(text: str) -> str:
+    """Return a text without the users and passwords of the URLs in it, such as those that libraries quote."""
+    return _IN_A_URL.sub("", text)
+
 
 class LogitfuseError(Exception):
-    """Base of every error this project raises on purpose; the command line prints it without a traceback."""
+    """Base of every error this project raises on purpose; the command line prints it without a traceback.
+
+    A message goes to terminals, logs and Prefect: it repeats no password, also where it quotes what a library said.
+    """
+
+    def __init__(self, *said: object) -> None:
+        super().__init__(*(without_passwords(one) if isinstance(one, str) else one for one in said))
 
 
 class BadInput(LogitfuseError, ValueError):
@@ -15,6 +30,10 @@ class ShardMissing(LogitfuseError):
 
 class ShardCorrupt(LogitfuseError):
     """A file's bytes are not the ones its record vouches for."""
+
+
+class MadeByNewer(ShardCorrupt):
+    """A record of a later version of this program: whole, but not to be judged here, and so never to be deleted."""
 
 
 class ShardMismatch(LogitfuseError):

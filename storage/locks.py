@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -48,11 +49,13 @@ def open_own(path: Path | str, flags: int) -> int:
     Raises `BadInput` where there is a link.
     """
     try:
-        return os.open(path, flags | os.O_NOFOLLOW, 0o644)
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)  # nor does a pipe hold it up
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise BadInput(f"{path}: it is a link, which nothing is written through. Remove it: rm {path}") from None
+        raise BadInput(
+            f"{path}: it is a link, which nothing is written through. Remove it: rm {shlex.quote(str(path))}"
+        ) from None
 
 
 def _taken(handle: int, path: Path, wait: int) -> bool:

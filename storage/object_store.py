@@ -5,6 +5,7 @@ a checksum of the content, so that nobody's upload replaces another's; then the 
 What was made here and could not be sent stays in the copy whole, and the next run sends it.
 """
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 
@@ -133,7 +134,8 @@ class ObjectStore(LocalStore):
         return sorted({"/".join(parts[:depth]) for parts in parents for depth in (1, 2) if len(parts) >= depth})
 
     def removal(self, name: str) -> str:
-        return f"aws s3 rm {self.place}/{name}" if self.place.startswith("s3:") else f"rm {self.place}/{name}"
+        place = shlex.quote(f"{self.place}/{name}")
+        return f"aws s3 rm {place}" if self.place.startswith("s3:") else f"rm {place}"
 
     def is_empty(self) -> bool:
         return self.remote.is_empty()

@@ -1,12 +1,13 @@
 """Records: one small JSON file per result, written last. The union of them is the manifest."""
 
 import json
+import shlex
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from logitfuse.storage.checksums import checksum_bytes
-from logitfuse.storage.errors import ShardCorrupt
+from logitfuse.storage.errors import MadeByNewer, ShardCorrupt
 from logitfuse.storage.keys import canonical_json
 
 RECORD_FORMAT = 1
@@ -98,9 +99,9 @@ class Record(BaseModel):
     @property
     def redo(self) -> str:
         """What to do where its files are damaged."""
-        source = self.place.split("/")[1] if "/" in self.place else None
+        source = f" --source {shlex.quote(self.place.split('/')[1])}" if "/" in self.place else ""
         shard = f" --shards {self.shard}" if self.shard is not None else ""
-        return f"Redo it: logitfuse stage {self.stage} RECIPE{f' --source {source}' if source else ''}{shard} --redo"
+        return f"Redo it: logitfuse stage {self.stage} RECIPE{source}{shard} --redo"
 
 
 def record_name(name: str, key: str) -> str:
@@ -115,7 +116,7 @@ def to_bytes(record: Record) -> bytes:
 
 
 def from_bytes(data: bytes, where: str) -> Record:
-    """Parse a record; raise `ShardCorrupt` if it is damaged or was written by a newer version."""
+    """Parse a record; raise `ShardCorrupt` if it is damaged, `MadeByNewer` for a later version's."""
     try:
         wrapped = json.loads(data)
         body, checksum = wrapped["record"], wrapped["checksum"]
@@ -125,7 +126,7 @@ def from_bytes(data: bytes, where: str) -> Record:
         body, sound, exact = None, False, False
     format = body.get("format", 0) if isinstance(body, dict) else 0
     if sound and isinstance(format, int) and format > RECORD_FORMAT:
-        raise ShardCorrupt(
+        raise MadeByNewer(
             f"{where}: written by a newer logitfuse (record format {format}, this one knows {RECORD_FORMAT}). "
             "Upgrade logitfuse, or use another run folder."
         )

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from logitfuse.storage.urls import refuse_passwords
 
 # What a form calls the choices of a field that may be left empty.
 CHOICES = {"string": "Text", "integer": "Number", "number": "Number", "null": "Empty"}
@@ -24,6 +26,15 @@ class Settings(BaseModel):
     """Frozen, refuses unknown fields; every field of a subclass has a literal default and a description."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), json_schema_extra=_drawn)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _holds_no_password(cls, value: Any) -> Any:
+        """Whatever a field is for: what stands in it goes into records, reports and Prefect's parameters."""
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, str):
+                refuse_passwords(one)
+        return value
 
 
 def changed_settings(settings: Settings) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from logitfuse.storage.gathering import gathering
 from logitfuse.storage.offsets import check_batches
 from logitfuse.storage.records import Record, StoredFile
 from logitfuse.storage.schemas import StageSchema
-from logitfuse.storage.store import Store
+from logitfuse.storage.store import Store, only_a_file
+from logitfuse.storage.system_errors import out_of_memory
 
 IDENTITY_COLUMNS = ["doc_id", "chunk", "text_hash"]
 COMPRESSION_LEVEL = 6  # 3% smaller than level 3 for twice its time, which a writer beside a model has; 9 gains 0.3%
@@ -65,10 +66,12 @@ def verified_folder(store: Store, record: Record) -> Path:
 def _verified(store: Store, record: Record, file: StoredFile, checksum: Callable[[Path], str]) -> Path:
     name = f"{record.place}/{file.name}"
     try:
-        path = store.file(record, file)
+        path = only_a_file(store.file(record, file))
         sound = path.stat().st_size == file.bytes and checksum(path) == file.checksum
     except (FileNotFoundError, NotADirectoryError):
         raise ShardCorrupt(f"{name}: the file is missing. {record.redo}") from None
+    except ShardCorrupt:
+        raise ShardCorrupt(f"{name}: this is no file. Delete it. {record.redo}") from None
     if not sound:
         raise ShardCorrupt(f"{name}: its bytes are not the ones that were written. {record.redo}")
     return path
@@ -92,8 +95,8 @@ def read_batches(
             else:
                 yield from read_compact_batches(file, k, columns, rows, groups)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the file system's, not the file's
+        if (isinstance(error, OSError) and error.errno is not None) or out_of_memory(error):
+            raise  # the file system's or the machine's, not the file's
         said = " ".join(str(error).split())[:200]
         raise ShardCorrupt(
             f"{path}: it cannot be read as Parquet ({said}). Run its stage again with --redo."

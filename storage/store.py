@@ -6,8 +6,11 @@ record may read the files. Nothing is ever half-written under its final name, an
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -126,7 +129,7 @@ class LocalStore:
         remove_scratch(self._own_path(name))
 
     def read(self, name: str) -> bytes:
-        return self._path(name).read_bytes()
+        return only_a_file(self._path(name)).read_bytes()
 
     def publish(self, record: Record) -> Record:
         if not write_exclusively(self._own_path(record.path), to_bytes(record)):
@@ -146,8 +149,8 @@ class LocalStore:
 
     def size(self, record: Record, file: StoredFile) -> int | None:
         try:
-            return self.file(record, file).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
+            return only_a_file(self.file(record, file)).stat().st_size
+        except (FileNotFoundError, NotADirectoryError, ShardCorrupt):
             return None
 
     def checksum(self, record: Record, file: StoredFile) -> str:
@@ -169,7 +172,8 @@ class LocalStore:
         return found
 
     def removal(self, name: str) -> str:
-        return f"rm {self._path(name)}"
+        path = self._path(name)
+        return f"rm {'-r ' if path.is_dir() else ''}{shlex.quote(str(path))}"
 
     def is_empty(self) -> bool:
         """A run that was killed as it claimed its folder left scratch there, and nothing else."""
@@ -193,7 +197,8 @@ class LocalStore:
         path = self._path(folder)
         if not path.is_dir():
             return []
-        found = (entry.name for entry in os.scandir(path) if entry.is_file())
+        entries = os.scandir(path)  # of a link to itself only Path says that it is none
+        found = (e.name for e in entries if e.is_file(follow_symlinks=False) or Path(e.path).is_file())
         return sorted(f"{folder}/{name}" for name in found if name.endswith(suffix) and not name.startswith("."))
 
     def _path(self, name: str) -> Path:
@@ -215,6 +220,20 @@ class LocalStore:
                 f"{folder}, where nothing is written. Make it a folder; only the whole run folder may be a link."
             )
         return path
+
+
+def only_a_file(path: Path) -> Path:
+    """Return a path at which a file lies, or nothing; raise `ShardCorrupt` for a folder, a pipe or a link to itself.
+
+    Run folders come from others, and whoever opens a pipe waits for ever.
+    """
+    try:
+        is_one = stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        is_one = error.errno != errno.ELOOP
+    if not is_one:
+        raise ShardCorrupt(f"{path}: this is no file. Delete it and run its stage again; only it is redone.")
+    return path
 
 
 def _visible_folders(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import resource
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,13 +17,15 @@ from logitfuse.storage.errors import LogitfuseError, OutOfSpace, ShardMissing, S
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
+OBSTRUCTED = frozenset({errno.EISDIR, errno.EEXIST, errno.ENOTDIR, errno.ELOOP})
 HANDLES = frozenset({errno.EMFILE, errno.ENFILE})
 FAILED = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENOTCONN, errno.EHOSTDOWN,
                     errno.EHOSTUNREACH, errno.ECONNRESET, errno.ENODEV, errno.ENXIO})  # fmt: skip
 # Libraries that write files themselves (safetensors, tokenizers, Arrow) raise errors of their own kinds.
 NUMBER = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
 ARROWS_FILE = re.compile(r"local file '([^']+)'")
-MEMORY = ("DefaultCPUAllocator", "std::bad_alloc", "CUDA out of memory", "Cannot allocate memory")
+MEMORY = ("DefaultCPUAllocator", "std::bad_alloc", "CUDA out of memory", "Cannot allocate memory",
+          "can't start new thread", "Failed to launch worker thread")  # fmt: skip
 STAYS = "What was finished stays."
 AGAIN = "run the same command again"
 
@@ -52,6 +55,9 @@ def explained(error: BaseException, what: str = "", root: Path | None = None) ->
         refused = getattr(error, "filename", None) or place
         advice = f"See that {place} is mounted for writing and belongs to this user, or choose another folder"
         return SystemRefused(f"{begin}{refused}: {os.strerror(number)}. {STAYS} {advice}; then {AGAIN}.")
+    if number in OBSTRUCTED and (obstacle := _obstacle(error)):
+        advice = f"Remove it (rm -r {shlex.quote(str(obstacle))}), or choose another folder"
+        return SystemRefused(f"{begin}{obstacle} is in the way: {os.strerror(number)}. {STAYS} {advice}; then {AGAIN}.")
     if number in GONE and root and (gone := _gone(error)) and place in gone.parents:
         advice = "If another process makes it again (--redo) or gives it another form (convert), wait for that"
         return ShardMissing(f"{begin}{gone} went away. {advice}. {STAYS} Then {AGAIN}.")
@@ -94,6 +100,15 @@ def _gone(error: BaseException) -> Path | None:
     if name is None and (found := ARROWS_FILE.search(str(error))):
         name = found[1]
     return Path(os.fsdecode(name)) if isinstance(name, str | bytes) else None
+
+
+def _obstacle(error: BaseException) -> Path | None:
+    """Return what lies where a file or folder belongs, such as a folder in the place of a shard."""
+    for name in (getattr(error, "filename2", None), getattr(error, "filename", None)):
+        if isinstance(name, str | bytes) and os.path.lexists(path := Path(os.fsdecode(name))):
+            return path
+    above = [] if not isinstance(name, str | bytes) else Path(os.fsdecode(name)).parents
+    return next((path for path in above if os.path.lexists(path) and not path.is_dir()), None)
 
 
 def _folder(error: BaseException) -> Path:

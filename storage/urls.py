@@ -7,12 +7,13 @@ from urllib.parse import urlsplit
 
 from pydantic import JsonValue
 
-from logitfuse.storage.errors import BadInput
+from logitfuse.storage.errors import BadInput, without_passwords
 from logitfuse.storage.paths import cache_folder
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:(:|//)")
 # For JSON schemas: Prefect's server refuses by it what would else be kept with a run's parameters for ever.
-WITHOUT_SECRETS: dict[str, JsonValue] = {"pattern": r"^(?![A-Za-z][A-Za-z0-9+.\-]*://[^/]*@)"}
+_NO_SECRETS = r"^(?![A-Za-z][A-Za-z0-9+.\-]*://[^/]*@)"
+WITHOUT_SECRETS: dict[str, JsonValue] = {"pattern": _NO_SECRETS}
 _LOCAL = frozenset({"file", "local"})
 
 
@@ -27,13 +28,9 @@ def check_url(url: str, field: str) -> str:
     A secret in a URL would stand in recipes, logs and reports, so none is taken, and the message repeats none.
     """
     plain = url.rstrip("/")
+    refuse_passwords(plain, f"{field}: ")
     parts = urlsplit(plain)
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    if "@" in parts.netloc:
-        raise BadInput(
-            f"{field}: {shown} was given with a user or password. Leave them out: credentials come from the "
-            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE) or from fsspec's configuration."
-        )
+    shown = f"{parts.scheme}://{parts.netloc}{parts.path}"
     if "?" in plain or "#" in plain or "::" in plain:
         raise BadInput(f"{field}: {shown} has more than a protocol and a path. Write it as s3://bucket/folder.")
     if parts.scheme in _LOCAL:
@@ -45,6 +42,16 @@ def check_url(url: str, field: str) -> str:
     if not parts.netloc or ".." in parts.path.split("/"):
         raise BadInput(f"{field}: {shown} names no bucket, or leaves it. Write it as s3://bucket/folder.")
     return plain
+
+
+def refuse_passwords(text: str, begin: str = "") -> None:
+    """Raise `BadInput` for a URL with a user or password, repeating neither."""
+    if re.match(_NO_SECRETS, text) is None:
+        raise BadInput(
+            f"{begin}{without_passwords(text)} was given with a user or password. Leave them out: credentials come "
+            "from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE) or from fsspec's "
+            "configuration."
+        )
 
 
 def copies_folder(url: str, kind: str) -> Path:

@@ -16,7 +16,7 @@ from logitfuse.kernels.alignment import ALIGNMENTS, Side, Spelling, VocabularyPa
 from logitfuse.kernels.conditioning import Conditional, condition
 from logitfuse.kernels.projection import project, project_logits
 from logitfuse.kernels.sparse import Sparse, log_softmax_rows, rectangle, row_sums, to_half_precision
-from logitfuse.storage.errors import BadInput
+from logitfuse.storage.errors import BadInput, ShardCorrupt
 from logitfuse.storage.offsets import list_offsets
 from logitfuse.storage.schemas import FLOATS, IDS
 from logitfuse.storage.shards import IDENTITY_COLUMNS
@@ -107,7 +107,13 @@ class Aligner:
         )
 
     def align(self, batches: Batches) -> tuple[dict[str, pa.Array], Counts]:
-        """Return the columns of ALIGN for a batch of chunks, and what was counted."""
+        """Return the columns of ALIGN for a batch of chunks, and what was counted.
+
+        Raises `ShardCorrupt` for captured ids that the model's head has not.
+        """
+        for name, model in (("capture", self._source), ("own", self._target)):
+            if name in batches:
+                _require_ids_of(model, _flat(batches[name], "ids")[1])
         source, target = self.sides(batches)
         serving_T = self.serving(source, target)
         carry = self._carry_logits if self.settings.values == "logits" else self._carry
@@ -218,6 +224,14 @@ class Aligner:
         own = self._side(batches["target"], self._target, captured_C=captured_C)
         target = self._side(batches["target"], self._target)
         return condition(ids_QK, probs_QK, tail_Q, one_to_one(own, target), self._habits)
+
+
+def _require_ids_of(model: Source, ids: NDArray[np.int32]) -> None:
+    if len(ids) and not 0 <= ids.min() <= ids.max() < model.head_width:
+        raise ShardCorrupt(
+            f"capture/{model.label}: an id is outside the head of {model.label!r}, as if another model had been "
+            f"captured. Redo it: logitfuse stage capture RECIPE --source {model.label} --redo"
+        )
 
 
 def _flat(batch: pa.RecordBatch, column: str) -> tuple[NDArray[np.int64], NDArray[Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from logitfuse.storage.atomic import sweep_scratch
-from logitfuse.storage.errors import BadInput, ModelRefused, OutOfSpace
+from logitfuse.storage.errors import BadInput, ModelRefused, OutOfSpace, ShardCorrupt
 from logitfuse.storage.keys import canonical_json
 from logitfuse.storage.mounts import locks_of_this_host_only
 from logitfuse.storage.places import RUN_FILE, open_store
@@ -149,7 +149,7 @@ def read_identity(store: LocalStore) -> dict[str, Any]:
     """Return what a run folder says it was made for."""
     try:
         return dict(json.loads(store.read(RUN_FILE)))
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError, ShardCorrupt, ValueError, TypeError, RecursionError):
         raise BadInput(
             f"run folder {store.place}: it is not empty and has no readable {RUN_FILE}, so it is no run folder. Choose "
             "another name or execution.folder."

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from urllib.parse import urlsplit
 
 from logitfuse.flows.doctor.findings import Finding
+from logitfuse.storage.errors import without_passwords
 
 PATIENCE = 4.0  # seconds for one answer
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -22,7 +23,13 @@ def check_prefect(*, ask: bool = True) -> Iterator[Finding]:
     from prefect.settings import get_current_settings
 
     yield Finding("Prefect", "version", "fine", version("prefect"))
-    settings = get_current_settings().api
+    try:
+        settings = get_current_settings().api
+    except ValueError as error:
+        said = without_passwords(str(error)).splitlines()
+        why = next((line.strip() for line in said if line.startswith("  ")), said[0])
+        yield Finding("Prefect", "settings", "broken", why, "Correct the variables PREFECT_…, or unset them.")
+        return
     if settings.url is None:
         yield Finding(
             "Prefect", "server", "fine", "none is configured: `run` starts one for itself, `logitfuse up` a lasting one"
@@ -119,6 +126,9 @@ def _token(token: str) -> Finding:
 
 def plain_address(url: str) -> str:
     """Return an address without what could be a secret: neither user and password nor query."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "an address that is none"
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"

@@ -119,6 +119,8 @@ def batch_rows(batches: Iterable[pa.RecordBatch | pa.Table], stem: str, where: s
 def check_schema(schema: pa.Schema, settings: CorpusSettings, where: str) -> None:
     """Raise BadInput unless the columns that the settings name are there and the text column holds text."""
     require_columns(schema.names, settings, where)
+    if twice := [name for name in wanted_columns(schema.names, settings) if schema.names.count(name) > 1]:
+        raise BadInput(f"{where}: it has several columns '{twice[0]}'. Write it with one.")
     kind = schema.field(settings.text_column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from logitfuse.storage.errors import BadInput
+from logitfuse.storage.errors import BadInput, ShardCorrupt
+from logitfuse.storage.store import only_a_file
 from logitfuse.tasks.recipe import Recipe, parse_recipe, read_recipe
 from logitfuse.tasks.recipe_text import apply_override
 
@@ -35,8 +36,8 @@ def recipe_of(given: str, overrides: Sequence[str] = ()) -> Recipe:
 def _reported(folder: Path) -> dict[str, Any]:
     """Return what a run's report says its recipe sets."""
     try:
-        found = json.loads((folder / REPORT).read_text("utf-8"))["recipe"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        found = json.loads(only_a_file(folder / REPORT).read_text("utf-8"))["recipe"]
+    except (OSError, ShardCorrupt, ValueError, KeyError, TypeError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise BadInput(

@@ -123,10 +123,15 @@ def probe(model: PreTrainedModel, name: str) -> bool:
     ids_1T = torch.arange(1, PROBE_LENGTH + 1, device=model.device)[None] % head.weight.shape[0]
     wanted_TV = model(input_ids=ids_1T, use_cache=False).logits[0].float()
     alone_TV = _logits(model, run_body(model, ids_1T, None))
+    if not wanted_TV.isfinite().all():
+        raise ModelRefused(
+            f"model {name}: its logits are not finite, so it cannot predict: its weights are damaged, or {model.dtype} "
+            "is too narrow for them. Fetch it again, or set its dtype."
+        )
     if not _near(alone_TV, wanted_TV):
         raise ModelRefused(
-            f"model {name}: its logits differ from body plus head by {(alone_TV - wanted_TV).abs().max():.3g} (or are "
-            f"not finite): architecture {model.config.model_type!r} transforms them in a way logitfuse does not know."
+            f"model {name}: its logits differ from body plus head by {(alone_TV - wanted_TV).abs().max():.3g}: "
+            f"architecture {model.config.model_type!r} transforms them in a way logitfuse does not know."
         )
     padded = [run_body(model, torch.cat([ids_1T, padding], dim=1), None) for padding in (ids_1T, ids_1T.flip(1))]
     left_TV, right_TV = (_logits(model, hidden[:, :PROBE_LENGTH]) for hidden in padded)

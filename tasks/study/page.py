@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from logitfuse.storage.errors import BadInput, LogitfuseError
+from logitfuse.tasks.markdown_text import no_markup
 from logitfuse.tasks.study.choices import choice_table
 from logitfuse.tasks.study.page_tables import (
     contrast_table,
@@ -105,20 +106,20 @@ def headline(content: Facts) -> str:
 
 def study_section(facts: Facts) -> list[str]:
     """Return a study's part of the page: tables, and what one must know to judge them."""
-    parts = [f"## {facts['study']}", facts["about"], _setting(facts)]
+    parts = [no_markup(part) for part in (f"## {facts['study']}", facts["about"], _setting(facts))]
     if facts["missing"]:
-        parts.append(f"Not done yet: {', '.join(facts['missing'])}.")
+        parts.append(no_markup(f"Not done yet: {', '.join(facts['missing'])}."))
     tables = [("", loss_table(facts)), (f"Contrasts, {facts['split']}", contrast_table(facts["contrasts"]))]
     if facts["locked"]:
         tables.append((f"Contrasts, {facts['locked']['split']} (locked)", contrast_table(facts["locked"]["contrasts"])))
         tables.append((f"The same by domain, {facts['locked']['split']}", domain_table(facts["locked"]["contrasts"])))
-    tables += [("By domain", domain_table(facts["contrasts"])), ("Token multiple", multiple_line(facts))]
+    tables += [("By domain", domain_table(facts["contrasts"])), ("Token multiple", no_markup(multiple_line(facts)))]
     tables += [("Share of the gap to the best source or ensemble that is closed", gap_table(facts["gaps"]))]
     tables += [("Headroom, choice by choice", choice_table(facts["headroom"]))]
     tables += [("Headroom before training", headroom_table(facts["headroom"])), ("Runs", run_table(facts))]
     tables += [("What it cost", cost_table(facts))]
-    parts += [f"### {title}\n\n{table}" if title else table for title, table in tables if table]
-    return [*parts, *(f"> **Caution.** {line}" for line in cautions(facts))]
+    parts += [f"### {no_markup(title)}\n\n{table}" if title else table for title, table in tables if table]
+    return [*parts, *(f"> **Caution.** {no_markup(line)}" for line in cautions(facts))]
 
 
 def _setting(facts: Facts) -> str:

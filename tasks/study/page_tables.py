@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from logitfuse.tasks.headroom_table import rules_out
+from logitfuse.tasks.markdown_text import no_markup
 from logitfuse.tasks.results import MEAN
 from logitfuse.tasks.study.plots import MOST_ROWS, losses_by_variant, overall
 
@@ -16,11 +17,11 @@ Facts = dict[str, Any]
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table; the first column is text, the others numbers. No rows give no table."""
-    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    lines = [" | ".join(map(no_markup, row)) for row in rows]
     if not lines:
         return ""
     ruler = "|".join(["---"] + ["---:"] * (len(head) - 1))
-    return "\n".join([f"| {' | '.join(head)} |", f"|{ruler}|", *(f"| {line} |" for line in lines)])
+    return "\n".join([f"| {' | '.join(map(no_markup, head))} |", f"|{ruler}|", *(f"| {line} |" for line in lines)])
 
 
 def loss_table(facts: Facts) -> str:

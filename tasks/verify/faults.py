@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -69,8 +70,11 @@ class ShardFaults:
 
 
 def redo_command(recipe: str, unit: Unit) -> str:
-    """Return the command that makes a result again; prepare reads the whole corpus, so it has no shards to choose."""
-    chosen = f" --source {unit.source}" if unit.source else ""
+    """Return the command that makes a result again; prepare reads the whole corpus, so it has no shards to choose.
+
+    `recipe`: the words that name it, as a shell wants them, with their --set.
+    """
+    chosen = f" --source {shlex.quote(unit.source)}" if unit.source else ""
     chosen += f" --shards {unit.shard}" if unit.shard is not None and unit.stage != "prepare" else ""
     return f"logitfuse stage {unit.stage} {recipe}{chosen} --redo"
 

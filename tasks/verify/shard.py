@@ -16,6 +16,7 @@ from logitfuse.storage.records import Record
 from logitfuse.storage.schemas import CAPTURE, SCHEMAS
 from logitfuse.storage.shards import IDENTITY_COLUMNS, read_batches
 from logitfuse.storage.store import LocalStore
+from logitfuse.storage.system_errors import out_of_memory
 from logitfuse.tasks.engine import Work
 from logitfuse.tasks.verify.chunks import OWN, Chunks, Lane
 from logitfuse.tasks.verify.faults import ShardFaults
@@ -65,6 +66,7 @@ def _check_schema(path: Path, record: Record, name: str, found: ShardFaults) -> 
         if record.stage == CAPTURE.stage and most_kept(schema, name) is not None:
             wanted = COMPACT
     except UNREADABLE as error:
+        _raise_the_machines(error)
         found.whole(f"{name} cannot be read as Parquet: {_short(error)}")
         return
     except (ShardCorrupt, ValueError, KeyError) as error:
@@ -92,6 +94,7 @@ def check_content(
                 found.rows(what, batch, faulty)
             rows += batch.num_rows
     except (ShardCorrupt, *UNREADABLE) as error:
+        _raise_the_machines(error)
         found.whole(f"it cannot be read after {rows:,} rows: {_short(error)}")
         return rows
     for name, lane in lanes.items():
@@ -160,8 +163,15 @@ def _taken(lane: Lane, rows: int) -> pa.RecordBatch | None:
     """Take rows of another shard; what is wrong with that one is said where it is checked itself."""
     try:
         return lane.take(rows)
-    except (*UNREADABLE, ShardCorrupt, ShardMismatch):
+    except (*UNREADABLE, ShardCorrupt, ShardMismatch) as error:
+        _raise_the_machines(error)
         return None
+
+
+def _raise_the_machines(error: Exception) -> None:
+    """Raise what is no fault of a file but of the machine, which has no memory or no threads left."""
+    if told := out_of_memory(error):
+        raise told from error
 
 
 def _short(error: Exception) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from logitfuse.storage.errors import ShardCorrupt, ShardMissing
+from logitfuse.storage.errors import MadeByNewer, ShardCorrupt, ShardMissing
 from logitfuse.storage.records import Record, from_bytes
 from logitfuse.storage.store import LocalStore
 from logitfuse.tasks.corpus.bad_documents import quarantines
@@ -60,16 +60,21 @@ def standing_record(store: LocalStore, path: str) -> Record:
     """Return a record whatever became of its files; raise `ShardMissing` or `ShardCorrupt`."""
     try:
         return from_bytes(store.read(path), path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ShardMissing(f"{path} is not there.") from None
 
 
 def standing_units(run: StandingRun, stage: str) -> list[Standing]:
-    """Return where every unit of a stage stands; one of unknown shards stands for a stage that waits for prepare."""
+    """Return where every unit of a stage stands; one of unknown shards stands for a stage that waits for prepare.
+
+    Raises `MadeByNewer` for a record of a later version: what it vouches for is not this one's to judge.
+    """
     if stage == "prepare":
         return list(_prepared(run))
     try:
         units = run.units(stage)
+    except MadeByNewer:
+        raise
     except (ShardMissing, ShardCorrupt):
         return [Standing(Unit(stage))]
     return [_standing(run, unit) for unit in units]
@@ -82,6 +87,8 @@ def _prepared(run: StandingRun) -> Iterator[Standing]:
     except ShardMissing:
         yield Standing(Unit(PLACE))
         return
+    except MadeByNewer:
+        raise
     except ShardCorrupt:
         yield Standing(Unit(PLACE), listing, broken=True)
         return
@@ -95,6 +102,8 @@ def _prepared(run: StandingRun) -> Iterator[Standing]:
 def _standing(run: StandingRun, unit: Unit) -> Standing:
     try:
         work = run.work(unit)
+    except MadeByNewer:
+        raise
     except (ShardMissing, ShardCorrupt):
         return Standing(unit)
     return _read(run, unit, work.record_path, work)
@@ -105,6 +114,8 @@ def _read(run: StandingRun, unit: Unit, path: str, work: Work | None) -> Standin
         return Standing(unit, path, standing_record(run.store, path), work)
     except ShardMissing:
         return Standing(unit, path, work=work)
+    except MadeByNewer:
+        raise
     except ShardCorrupt:
         return Standing(unit, path, work=work, broken=True)
 

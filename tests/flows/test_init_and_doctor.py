@@ -182,6 +182,16 @@ def test_doctor_says_how_to_mend_a_server_and_shows_no_secret(
     assert "hf_secret" not in found.said and "secret" not in str(server) and "does not answer" in found.said
 
 
+@pytest.mark.parametrize("url", ["http://me:secret@host:port/api", "http://me:secret@[::1/api"])
+def test_doctor_survives_an_address_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses() -> None:
+        raise ValueError(f"1 validation error for Settings\n  Value error, {url} is none")
+
+    monkeypatch.setattr("prefect.settings.get_current_settings", refuses)
+    for found in (network._server(url, None, None, ask=True), *network.check_prefect(ask=True)):
+        assert found.name == "version" or (found.state == "broken" and found.mend and "secret" not in str(found))
+
+
 @pytest.mark.parametrize(
     ("status", "text", "state", "words"),
     [(200, '"3.8.8"', "fine", "answers"), (200, '"3.0.0"', "note", "3.0.0"), (401, "", "broken", "password"),

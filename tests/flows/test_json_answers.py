@@ -1,6 +1,7 @@
 """`--json` of the commands that need a run: the answer and nothing else on standard output."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 import yaml
 from command_line import answer
 
+from logitfuse.flows import json_answers
+from logitfuse.storage.errors import SystemRefused
 from logitfuse.tasks.checks import claim_folder
 from logitfuse.tasks.execute import do_prepare, do_units
 from logitfuse.tasks.recipe import Recipe
@@ -68,3 +71,10 @@ def test_an_override_is_as_an_edited_recipe(recipe: Path) -> None:
     assert facts(1, "status", str(recipe))["units"] == changed
     other = answer("run", str(recipe), "--plain", "--set", "corpus.source=elsewhere.jsonl").said
     assert "made by other settings" in other
+
+
+def test_an_answer_that_cannot_be_written_whole_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemRefused, match=r"the answer cannot be written \(No space left on device\)"):
+            json_answers.answer({"is": "lost"})

@@ -23,6 +23,7 @@ from logitfuse.storage.remote import RemoteFolder
 from logitfuse.storage.shards import verified_path
 from logitfuse.storage.urls import check_url, is_url
 from logitfuse.tasks.engine import Outcome, Work, find, perform
+from logitfuse.tasks.recipe import read_recipe
 
 URL = "s3://bucket/runs/tiny"
 
@@ -326,6 +327,13 @@ def test_urls_that_are_refused(url: str, said: str) -> None:
     with pytest.raises(BadInput, match=said) as raised:
         check_url(url, "execution.folder")
     assert "hidden" not in str(raised.value)
+
+
+def test_no_field_of_a_recipe_takes_a_password() -> None:
+    for field in ("target.revision", "execution.wandb", "corpus.text_column", "target.name"):
+        with pytest.raises(BadInput, match=rf"{field}: https://host/x was given with a user or") as raised:
+            read_recipe("tiny", [f"{field}=https://me:hidden@host/x"])
+        assert "hidden" not in str(raised.value)
 
 
 def test_paths_are_no_urls_and_urls_have_copies_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,11 +21,11 @@ from logitfuse.storage.atomic import (
     write_exclusively,
 )
 from logitfuse.storage.checksums import checksum_bytes, text_hash
-from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
+from logitfuse.storage.errors import MadeByNewer, ShardCorrupt, ShardMismatch
 from logitfuse.storage.locks import only_one
 from logitfuse.storage.records import Record, from_bytes, to_bytes
 from logitfuse.storage.schemas import ENCODE, SCHEMAS
-from logitfuse.storage.shards import rows_together, stored_file, verified_path, writing_rows
+from logitfuse.storage.shards import read_batches, rows_together, stored_file, verified_path, writing_rows
 from logitfuse.storage.store import LocalStore
 
 
@@ -124,7 +126,7 @@ def test_every_flipped_byte_of_a_record_is_found() -> None:
 def test_a_record_of_a_newer_version_is_refused_by_name() -> None:
     body = Record(stage="fuse", place="fuse", name="p", key="k", files=[]).model_dump(mode="json") | {"format": 99}
     data = json.dumps({"record": body, "checksum": checksum_bytes(_canonical(body))}).encode()
-    with pytest.raises(ShardCorrupt, match="newer logitfuse"):
+    with pytest.raises(MadeByNewer, match="newer logitfuse"):
         from_bytes(data, "r")
 
 
@@ -201,3 +203,37 @@ def test_a_lock_is_waited_for_and_dies_with_its_process(tmp_path: Path) -> None:
     assert time.monotonic() - started < 30
     holder.wait()
     assert os.path.exists(lock)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.name)])
+def test_what_is_no_file_is_neither_read_nor_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    store, record = shard_record(tmp_path, ["a"])
+    shard, beside = tmp_path / "encode/x/part-00000.abc.parquet", tmp_path / "encode/x/part-00000.abc.json"
+    shard.unlink()
+    make(shard)
+    make(beside)
+    with pytest.raises(ShardCorrupt, match=r"part-00000\.abc\.parquet: this is no file.*Redo it"):
+        verified_path(store, record)
+    with pytest.raises(ShardCorrupt, match=r"part-00000\.abc\.json: this is no file"):
+        store.read(record.path)
+    assert store.size(record, record.files[0]) is None and store.names("encode/x", ".json") == []
+
+
+def test_the_command_that_removes_a_file_is_one_that_a_shell_can_take(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "it's $(mine)")
+    (store.root / "encode" / "folder.json").mkdir(parents=True)
+    for name, command in (("encode/x.json", ["rm"]), ("encode/folder.json", ["rm", "-r"])):
+        assert shlex.split(store.removal(name)) == [*command, str(store.root / name)]
+
+
+def test_a_shard_is_not_called_damaged_where_the_machine_has_no_threads_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, record = shard_record(tmp_path, ["a"])
+
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError("Unknown error: Failed to launch worker thread: Resource temporarily unavailable")
+
+    monkeypatch.setattr(pq, "ParquetFile", refuses)
+    with pytest.raises(OSError, match="worker thread"):
+        list(read_batches(store.file(record, record.files[0]), None))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from logitfuse.storage.atomic import write_exclusively
+from logitfuse.storage.atomic import replacing, write_exclusively
 from logitfuse.storage.errors import LogitfuseError, OutOfSpace, ShardMissing, StoreFailed, SystemRefused
 from logitfuse.storage.system_errors import errno_of, explained, in_words, out_of_memory
 
@@ -50,8 +50,25 @@ def test_a_file_that_went_away_is_told_also_where_arrow_misses_it(tmp_path: Path
         pq.ParquetFile(tmp_path / "shard.parquet")
 
 
+def test_what_lies_in_the_way_is_told(tmp_path: Path) -> None:
+    (tmp_path / "shard").mkdir()
+    told = pytest.raises(SystemRefused, match=rf"{tmp_path}/shard is in the way: Is a dir.*rm -r {tmp_path}/shard")
+    with told, in_words("fuse/part-00003", tmp_path), replacing(tmp_path / "shard") as scratch:
+        scratch.touch()
+    (tmp_path / "fuse").touch()
+    with pytest.raises(SystemRefused, match=rf"{tmp_path}/fuse is in the way"), in_words("fuse/part-00003", tmp_path):
+        (tmp_path / "fuse" / "x").mkdir()
+
+
+def test_no_message_repeats_a_password() -> None:
+    said = str(StoreFailed("no answer for url 'https://me:p@ss@mirror.example.org/x' and s3://key@bucket/x; a@b stays"))
+    assert said == "no answer for url 'https://mirror.example.org/x' and s3://bucket/x; a@b stays"
+
+
 def test_full_memory_is_told_from_other_errors() -> None:
-    for error in (MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")):
+    for said in ("[enforce fail] DefaultCPUAllocator: can't allocate memory", "can't start new thread"):
+        assert "memory is full" in str(out_of_memory(RuntimeError(said)))
+    for error in (MemoryError(), OSError("Unknown error: Failed to launch worker thread: Resource unavailable")):
         assert "memory is full. What was finished stays. Lower" in str(out_of_memory(error))
     assert out_of_memory(RuntimeError("shape mismatch")) is None
 

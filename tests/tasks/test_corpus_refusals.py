@@ -32,6 +32,10 @@ class TestRefusals:
         write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}, {"text": value}])
         assert "a.jsonl, line 2" in refusal(tmp_path)
 
+    def test_a_parquet_file_must_not_have_a_column_twice(self, tmp_path: Path) -> None:
+        pq.write_table(pa.table([["a"], ["b"]], names=["text", "text"]), tmp_path / "a.parquet")
+        assert "several columns 'text'" in refusal(tmp_path / "a.parquet")
+
     def test_a_parquet_text_column_must_hold_text(self, tmp_path: Path) -> None:
         write_parquet(tmp_path / "a.parquet", [{"text": 1}])
         assert "int64" in refusal(tmp_path)

@@ -22,6 +22,9 @@ from logitfuse.tasks.inspect.inspector import Inspector
 from logitfuse.tasks.inspect.page import page as inspect_page
 from logitfuse.tasks.markdown_text import fenced, plain
 from logitfuse.tasks.report import report_page
+from logitfuse.tasks.results import MEAN
+from logitfuse.tasks.study.page import study_section
+from logitfuse.tasks.study.page_tables import loss_table
 
 OUTSIDE = "http://outside.invalid/x"
 # Ways to run something: by itself, out of an attribute, out of a style, out of SVG, out of a fence of Markdown.
@@ -175,3 +178,17 @@ def test_in_a_browser_nothing_runs_and_nothing_is_asked_of_anybody(
 def test_the_browser_would_have_told(look: Callable[[str], tuple[list[str], Any]]) -> None:
     asked, ran = look(f"<p>{EVIL[0]}{EVIL[1]}</p>")
     assert asked and ran == 1
+
+
+def test_a_results_page_holds_no_markup_of_the_data() -> None:
+    runs = [
+        {"variant": name, "nats_per_byte": {MEAN: 1.0} | dict.fromkeys(EVIL, 1.0), "settings": {name: name},
+         "tokens": 1, "seed": 1, "about": name, "seconds": {name: 1.0}, "notes": [name]}
+        for name in EVIL
+    ]  # fmt: skip
+    said = dict.fromkeys(["study", "about", "split", "hardware", "recipe"], "".join(EVIL))
+    lists = {"missing": EVIL, "contrasts": [], "gaps": [], "headroom": [], "locked": None, "token_multiple": None}
+    page = "\n\n".join(study_section({**said, **lists, "runs": runs, "scale": 1, "seeds": [1], "python": "3"}))
+    assert not Markup(page).found and "](" not in page and "&lt;script&gt;" in page
+    table = loss_table({"split": "test", "runs": runs})
+    assert {line.replace("\\|", "").count("|") for line in table.splitlines()} == {3 + len(EVIL)}

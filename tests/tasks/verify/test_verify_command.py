@@ -1,6 +1,7 @@
 """`logitfuse verify`: a healthy run has no fault, a damaged one is told of, mistakes are answered."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from logitfuse.storage.errors import BadInput
 from logitfuse.storage.schemas import SCHEMAS
 from logitfuse.tasks.recipe import parse_recipe
 from logitfuse.tasks.stages import ORDER
+from logitfuse.tasks.unit import Unit
 from logitfuse.tasks.verify.chunks import OWN, Chunks, Lists
 from logitfuse.tasks.verify.standing import StandingRun
 from logitfuse.tasks.verify.text import falling_ends
@@ -78,6 +80,18 @@ def test_the_command(recipe: Path, content: dict[str, Any], tmp_path: Path) -> N
     facts = json.loads((tmp_path / "found.json").read_text())
     assert facts["stages"][0]["shards"] == 2 and facts["faults"][0]["unit"]["stage"] == "capture"
     assert CliRunner().invoke(app, [*arguments, "--stage", "encode"]).exit_code == 0
+
+
+def test_what_it_says_to_type_can_be_typed(recipe: Path, content: dict[str, Any]) -> None:
+    odd = recipe.rename(recipe.with_name("it's $(mine).yaml"))
+    run = StandingRun(parse_recipe(content, "test"))
+    run.store.local(run.record(Unit("map", run.target.tokenizer_label)).path).write_bytes(b"")
+    workers = "execution.workers=1"
+    answer = CliRunner().invoke(app, ["verify", str(odd), "--stage", "map", "--json", "--set", workers])
+    (fault,) = json.loads(answer.stdout)["faults"]
+    removal, redo = (shlex.split(command) for command in fault["redo"].split(" && "))
+    assert removal == ["rm", str(run.store.root / fault["where"])]
+    assert redo[:6] == ["logitfuse", "stage", "map", str(odd), "--set", workers]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Damaged files and records, rows of another text, shards that changed places, blocks that no packing gives."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from damaged_runs import CAPTURE, LLAMA, MPT, Row, copied, edited, faults, file_of, put, sign, swap, verified
 
+from logitfuse.storage.checksums import checksum_bytes
+from logitfuse.storage.errors import MadeByNewer, ShardCorrupt
+from logitfuse.storage.keys import canonical_json
 from logitfuse.storage.records import to_bytes
 from logitfuse.tasks.execute import do_units
 from logitfuse.tasks.prepare import listing_path
@@ -126,6 +130,26 @@ def test_a_wrong_count_and_another_version(content: dict[str, Any]) -> None:
     pq.write_table(table.drop_columns(["tail"]), path)
     sign(run, told, path)
     assert any("its columns are not those of stage capture" in f.what for f in faults(content, ["capture"]))
+
+
+@pytest.mark.parametrize("name", [MPT, LLAMA])  # the source's own shard, and the target's that it is conditioned on
+def test_ids_of_another_model_are_not_aligned(content: dict[str, Any], name: str) -> None:
+    def edit(rows: list[Row]) -> None:
+        next(row for row in rows if row["ids"])["ids"][0] = 10**6
+
+    edited(content, Unit("capture", name, 0), edit)
+    with pytest.raises(ShardCorrupt, match=f"outside the head of '{name}'.*--redo"):
+        list(do_units(Run(parse_recipe(content, "test")), [Unit("align", MPT, 0)]))
+
+
+def test_what_a_newer_version_made_is_not_told_to_be_deleted(content: dict[str, Any]) -> None:
+    run = StandingRun(parse_recipe(content, "test"))
+    for path in (run.record(CAPTURE).path, listing_path(run.recipe.corpus)):
+        file = run.store.local(path)
+        newer = json.loads(file.read_bytes())["record"] | {"format": 2}
+        file.write_bytes(canonical_json({"record": newer, "checksum": checksum_bytes(canonical_json(newer))}) + b"\n")
+        with pytest.raises(MadeByNewer, match="Upgrade logitfuse"):
+            faults(content, [path.partition("/")[0]])
 
 
 def test_a_damaged_list_of_shards_hides_what_depends_on_it(content: dict[str, Any]) -> None:
