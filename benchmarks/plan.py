@@ -3,9 +3,9 @@
 Plans a recipe, runs it in a folder of its own, and compares. tokens_off: of the tokenizer that is furthest off,
 |predicted over actual - 1|. tokens_off_sampled: the same of a plan of the corpus without `max_documents`, from 1 MB of
 its text, against a plan that tokenises all of it. bytes_off: of all files of the data stages together; stage_bytes_off
-of the stage that is furthest off. time_off: of the whole run, its wall against the sum of the stages'. The run and the
-plan's probe compute on the same machine one after the other: on one that has other work both times mean little, so its
-load stands beside them.
+of the stage that is furthest off. memory_off: of the most that a training process held, as the probe foresaw it.
+time_off: of the whole run, its wall against the sum of the stages'. The run and the plan's probe compute on the same
+machine one after the other: on one that has other work both times mean little, so its load stands beside them.
 """
 
 import json
@@ -32,6 +32,7 @@ GOALS = {
     "tokens_off_sampled": at_most(0.05),
     "bytes_off": at_most(0.10),
     "time_off": at_most(0.30),
+    "memory_off": at_most(0.25),
 }
 DATA = ("prepare", "encode", "capture", "map", "align", "fuse")
 QUICK = ["corpus.max_documents=16", "corpus.documents_per_shard=4"]
@@ -63,7 +64,8 @@ def compare(recipe: str, overrides: list[str], json_file: Path | None) -> None:
     loads.append(os.getloadavg()[0])
     subprocess.run(line("run", recipe, overrides, "--plain"), check=True, stdout=subprocess.DEVNULL)
     loads.append(os.getloadavg()[0])
-    actual = made(Run(read_recipe(recipe, overrides)))
+    run = Run(read_recipe(recipe, overrides))
+    actual, memory = made(run), held(run, planned)
     stages = {stage: (total(planned, stage), actual[stage]) for stage in actual}
     metrics = {
         "tokens_off": tokens_off(planned, actual["tokenizers"]),
@@ -71,6 +73,7 @@ def compare(recipe: str, overrides: list[str], json_file: Path | None) -> None:
         "bytes_off": off(*(sum(stages[stage][side]["bytes"] for stage in DATA) for side in (0, 1))),
         "stage_bytes_off": max(off(stages[stage][0]["bytes"], stages[stage][1]["bytes"]) for stage in DATA),
         "time_off": off(planned["seconds_left"]["value"], actual["all"]["seconds"]),
+        "memory_off": max(off(predicted, most) for predicted, most in memory.values()),
     }
     show_stages(stages)
     show("the plan over the run", metrics, GOALS)
@@ -86,6 +89,7 @@ def compare(recipe: str, overrides: list[str], json_file: Path | None) -> None:
             "tokens": sampled["tokens"],
             "counted": counted["tokens"],
         },
+        "memory": {name: {"predicted": one, "actual": other} for name, (one, other) in memory.items()},
         "load": [round(load, 2) for load in loads],
         "stages": {name: {"predicted": one, "actual": other} for name, (one, other) in stages.items()},
     }
@@ -125,6 +129,13 @@ def made(run: Run) -> dict[str, dict[str, float]]:
         source.label: found["encode"][f"tokens of {label}"] for label, source in run.tokenizers.items()
     }
     return found
+
+
+def held(run: Run, planned: Facts) -> dict[str, tuple[float, float]]:
+    """Return the bytes that each trained model's processes were to hold at most, and held."""
+    needed = {row["model"]: row["needed"] for row in planned["memory"] if row["stage"] == "train"}
+    records = {unit.source: run.record(unit) for unit in run.units("train")}
+    return {arm: (needed[arm], record.made["peak_memory_bytes"]) for arm, record in records.items() if arm in needed}
 
 
 def total(planned: Facts, stage: str) -> dict[str, float]:

@@ -93,10 +93,11 @@ def show_plan(run: Run, found: Plan) -> None:
 
 
 def _table(of: PlanTable) -> Table:
+    from logitfuse.flows.plan_tables import NUMBERS
+
     table = Table(title=escape(of.title), title_justify="left")
     for column in of.columns:
-        right = column in ("done", "reads", "time left", "disk", "at the least", "with activations", "there is", "")
-        table.add_column(escape(column), justify="right" if right and column else "left", overflow="fold")
+        table.add_column(escape(column), justify="right" if column in NUMBERS else "left", overflow="fold")
     for row in of.rows[:-1] if of.rows and of.rows[-1][0] == "all" else of.rows:
         table.add_row(*map(escape, row))
     if of.rows and of.rows[-1][0] == "all":

@@ -52,7 +52,7 @@ def plan_line(run: Run, found: Plan) -> str:
     about = "" if tokens.exact else "about "
     parts = [f"{scaled(round(found.amounts.of('documents').value))} documents, {about}{scaled(tokens.value)} tokens"]
     if steps := max((row.steps for row in found.rows if row.stage == "train" and row.done < row.units), default=0):
-        parts.append(f"{steps:,} training steps")
+        parts.append(f"{steps:,} training step{'s' * (steps != 1)}")
     free = "" if found.disk.free is None else f" of {gigabytes(found.disk.free)} free"
     parts.append(f"disk: {gigabytes(found.disk.needed.value)} more{free}")
     if found.needs:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from logitfuse.flows.artifacts import artifact_key
-from logitfuse.flows.plan_tables import PlanTable, plan_tables
+from logitfuse.flows.plan_tables import NUMBERS, PlanTable, plan_tables
 from logitfuse.tasks.markdown_text import plain
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _table(table: PlanTable) -> Iterator[str]:
     yield f"## {plain(table.title)}"
     yield ""
     yield _row(table.columns)
-    yield "|" + "---|" * len(table.columns)
+    yield "|" + "".join("---:|" if column in NUMBERS else "---|" for column in table.columns)
     yield from (_row(row) for row in table.rows)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from logitfuse.tasks.run import Run
 
 UNKNOWN = "–"
+NUMBERS = frozenset({"done", "reads", "time left", "disk", "at the least", "with activations", "there is"})  # columns
 SMALL = 0.005  # an error below half a percent is not told
 
 
@@ -44,6 +45,11 @@ def told(estimate: Estimate, measure: str = "") -> str:
     """Write an estimate with its error: `62,473`, `1.80 G ± 2%`."""
     value = quantity(estimate.value, measure) if measure else scaled(round(estimate.value))
     return value + _error(estimate)
+
+
+def steps_of(count: int) -> str:
+    """Write a number of steps: `1 step`, `1,200 steps`."""
+    return f"{count:,} step{'s' * (count != 1)}"
 
 
 def size(estimate: Estimate) -> str:
@@ -87,12 +93,19 @@ def _stages(plan: Plan) -> PlanTable:
     notes.append(f"Disk: at most {gigabytes(disk.needed.high)} more{kept}; {free} at {disk.place}.")
     if plan.headroom is not None:
         notes.append(_headroom(plan))
-    return PlanTable("The stages", ["stage", "of", "done", "reads", "time left", "disk"], rows, notes)
+    columns = ["stage", "of", "done", "reads", "time left", "disk"]
+    if not plan.timed:  # a column of nothing
+        rows, columns = [_without(row, 4) for row in rows], _without(columns, 4)
+    return PlanTable("The stages", columns, rows, notes)
+
+
+def _without(cells: list[str], at: int) -> list[str]:
+    return cells[:at] + cells[at + 1 :]
 
 
 def _row(row: Row) -> list[str]:
     amount = told(row.amount, row.measure) if row.amount.value else ""
-    amount += f"\n{row.steps:,} steps" if row.steps else ""
+    amount += f"\n{steps_of(row.steps)}" if row.steps else ""
     if row.done >= row.units:
         time = "done"
     else:

@@ -14,7 +14,7 @@ import yaml
 from command_line import answer
 
 from logitfuse.flows import pipeline as pipeline_module
-from logitfuse.flows.plan_first import plan_first
+from logitfuse.flows.plan_first import plan_first, plan_line
 from logitfuse.flows.plan_page import plan_text
 from logitfuse.flows.session import sharing
 from logitfuse.storage.errors import DoesNotFit
@@ -109,3 +109,18 @@ def test_names_in_the_page_are_no_markup(tiny_recipe: MakeRecipe) -> None:
     run = Run(recipe.model_copy(update={"target": recipe.target.model_copy(update={"name": "a_b_"})}))
     text = plan_text(run, planning.glance(run, ORDER))
     assert "a\\_b\\_" in text and "a_b_" not in text
+
+
+def test_what_the_text_lacks_is_told_in_every_place(file: str, tiny_recipe: MakeRecipe) -> None:
+    none = ["--set", "corpus.held_out_share=0", "--set", "corpus.near_duplicate_overlap=null"]
+    shown = answer("plan", file, "--no-probe", *none)
+    assert shown.code == 0 and "Warning: none of the 30 documents is in split validation" in shown.err
+    assert "time left" not in shown.out, "a column of nothing"
+    ran = answer("run", file, "--plain", "--stop-after", "encode", *none)
+    assert ran.code == 0 and "WARNING: no document is held out" in ran.said
+    corpus = tiny_recipe().corpus.model_copy(update={"held_out_share": 0.0})
+    run = Run(tiny_recipe(corpus=corpus))
+    found = planning.glance(run, ORDER)
+    assert found.warnings and all(f"- **Warning:** {line[:20]}" in plan_text(run, found) for line in found.warnings)
+    count = len(found.warnings)
+    assert plan_line(run, found).endswith("1 warning" if count == 1 else f"{count} warnings")

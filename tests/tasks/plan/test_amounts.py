@@ -34,6 +34,7 @@ def test_a_small_corpus_is_counted_to_the_token(recipe_for) -> None:
         positions = [r.counts["positions"] for r in records["capture"] if r.place.endswith(label)]
         assert found.of(f"positions/{label}").value == sum(positions)
     assert found.of("target/positions").value == sum(r.counts["positions"] for r in records["fuse"])
+    assert run.record(Unit("train", "fused")).made["peak_memory_bytes"] > 1e8  # to be held against the plan's
     held_out = do_unit(run, Unit("evaluate", run.target.label)).record
     assert found.of(f"evaluate/{run.target.label}").value == held_out.counts["tokens"]
     again = count(run, read_sample(run, 1 << 20))  # from the shards, now that they are there

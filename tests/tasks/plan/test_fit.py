@@ -11,6 +11,7 @@ from logitfuse.tasks.plan import fit
 from logitfuse.tasks.plan.gpus import MEMORY, named_devices, stated_devices
 from logitfuse.tasks.plan.memory import capture_memory, train_memory
 from logitfuse.tasks.plan.plan import glance, make_plan
+from logitfuse.tasks.plan.probe import Held
 from logitfuse.tasks.plan.refusals import refusals
 from logitfuse.tasks.plan.rows import stage_rows
 from logitfuse.tasks.plan.sizes import ModelSize, model_size
@@ -63,6 +64,24 @@ def test_what_training_needs_of_memory(recipe_for) -> None:
     assert train_memory(SEVEN_B, saving, execution, 1, on_gpu=True).beside < whole.beside / 2
     small = TrainSettings(micro_batch_tokens=1024)
     assert train_memory(SEVEN_B, small, execution, 1, on_gpu=True).beside < whole.beside / 2
+
+
+def test_what_a_probe_held_is_what_is_needed(recipe_for) -> None:
+    run = Run(recipe_for(capture={"k": 4, "tokens_per_batch": 512}))
+    rows = stage_rows(run, glance(run, ORDER).amounts)
+    held = {("train", None): Held(5_000_000_000, 512), ("capture", "second"): Held(2_000_000_000, 128)}
+    computed = {(need.stage, need.model): need for need in fit.needs(run, rows, None)}
+    found = {(need.stage, need.model): need for need in fit.needs(run, rows, None, held)}
+    assert found["train", "fused"].probed and found["train", "fused"].memory.needed == 5e9
+    assert found["train", "control"].memory == found["train", "fused"].memory, "the same steps, on labels alone"
+    assert found["train", "fused"].memory.least == computed["train", "fused"].memory.least
+    scaled = found["capture", "second"].memory
+    assert scaled.needed > 2e9, "the run's batches are larger than the probe's"
+    assert not found["capture", "first"].probed
+    assert found["capture", "first"].memory == computed["capture", "first"].memory
+    few = {("train", None): Held(1_000, 512)}
+    (least,) = {need.memory for need in fit.needs(run, rows, None, few) if need.stage == "train"}
+    assert least.least == least.needed == 1_000, "what is held cannot be less than the least"
 
 
 def test_what_capture_needs_of_memory(recipe_for) -> None:

@@ -87,8 +87,9 @@ def test_killed_cancelled_and_resumed_is_undisturbed_to_the_bit(run):
     saved = max(path.name for path in broken.checkpoints.glob("checkpoint-*"))
     assert saved == f"checkpoint-{len(read_metrics(broken.metrics)):08d}"  # asked to stop, it saved what was done
 
-    run_training(broken, device="cpu", log=said.append, heartbeat=lambda: beats.append(time.monotonic()))
+    held = run_training(broken, device="cpu", log=said.append, heartbeat=lambda: beats.append(time.monotonic()))
     assert any("step 12/12" in line for line in said) and len(beats) > 2
+    assert 1e8 < held < 1e10 and not any(str(held) in line for line in said), "bytes, for the record alone"
     assert steps_of(broken) == steps_of(whole)
     assert weights(broken) == weights(whole)
 
