@@ -8,9 +8,10 @@ import unicodedata
 from contextlib import suppress
 from typing import Any
 
-from rich.console import Console, ConsoleRenderable
+from rich.console import Console, ConsoleRenderable, RenderableType
 from rich.live import Live
 from rich.segment import Segment
+from rich.text import Text
 
 GONE = frozenset({errno.EPIPE, errno.EIO})
 
@@ -19,6 +20,7 @@ class ResizableLive(Live):
     """Live, also where the terminal becomes narrower and breaks the lines that stand there, so that they are more."""
 
     _width: int | None = None
+    _drawn: RenderableType = ""  # what stands there
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         """Take the broken lines into account before they are replaced."""
@@ -26,11 +28,22 @@ class ResizableLive(Live):
         shape = getattr(self._live_render, "_shape", None)
         if before is not None and self._width < before and shape is not None and not self._alt_screen:
             self._live_render._shape = (shape[0], max(shape[1], self._lines_now(before, self._width)))
+        self._drawn = self.renderable
         return super().process_renderables(renderables)
 
+    def stop(self) -> None:
+        """End with an empty view: rich draws a last one whole, of which a low terminal keeps what does not fit."""
+        if self.transient and not self._alt_screen:
+            self._get_renderable = _nothing
+        super().stop()
+
     def _lines_now(self, before: int, now: int) -> int:
-        lines = self.console.render_lines(self.renderable, self.console.options.update_width(before), pad=False)
+        lines = self.console.render_lines(self._drawn, self.console.options.update_width(before), pad=False)
         return sum(max(1, -(-Segment.get_line_length(line) // now)) for line in lines)
+
+
+def _nothing() -> Text:
+    return Text()
 
 
 class LastingConsole(Console):

@@ -124,11 +124,11 @@ def summary(found: Verification) -> str:
             "Redo them in the order shown, then run the recipe: only what depends on them and changed is made again."
         )
     if missing := sum(facts.missing for facts in found.stages):
-        lines.append(f"{missing:,} results are not there (yet): logitfuse status says which.")
+        results = "1 result is" if missing == 1 else f"{missing:,} results are"
+        lines.append(f"{results} not there (yet): logitfuse status says which.")
     if found.stale:
-        lines.append(
-            f"{len(found.stale):,} results are stale: no setting asks for them any more, so they were not read."
-        )
+        results = "1 result is" if len(found.stale) == 1 else f"{len(found.stale):,} results are"
+        lines.append(f"{results} stale, which no setting asks for any more: not read.")
     if any(facts.stale is None for facts in found.stages):
         lines.append("Where it says ?, what is stale cannot be told: not all that is wanted was looked at, or known.")
     return "\n".join(lines)

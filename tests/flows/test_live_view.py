@@ -84,6 +84,26 @@ def test_lines_that_a_narrower_terminal_breaks_are_replaced_too() -> None:
     assert ups > before
 
 
+def test_a_view_higher_than_the_terminal_leaves_nothing_when_it_ends() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=100, height=4)
+    with ResizableLive(get_renderable=lambda: VIEW, console=console, auto_refresh=False, transient=True) as live:
+        live.refresh()
+        stream.truncate(0)
+    assert "capture" not in stream.getvalue() and "\x1b[2K" in stream.getvalue()
+
+
+def test_words_are_broken_between_them_in_a_terminal_only() -> None:
+    line = "a licence of " + "several words " * 8
+    for terminal in (True, False):
+        console = PlainConsole(file=io.StringIO(), force_terminal=terminal, width=40)
+        console.tell(line.strip(), hang=2)
+        shown = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert " ".join(" ".join(shown).split()) == line.strip(), "no word is broken"
+        assert len(shown) == (4 if terminal else 1), shown
+        assert not terminal or (shown[0][0] != " " and all(each.startswith("  ") for each in shown[1:]))
+
+
 @pytest.fixture
 def half_done(tiny_recipe: Callable[..., Recipe]) -> Run:
     run = Run(tiny_recipe())

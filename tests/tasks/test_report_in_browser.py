@@ -97,3 +97,15 @@ def test_a_keyboard_goes_through_it(browser: Any, tmp_path: Path) -> None:
         reached.add(shown.evaluate("document.activeElement.tagName"))
     assert {"A", "DIV", "SUMMARY"} <= reached
     shown.close()
+
+
+@pytest.mark.parametrize("width", [420, 320])
+def test_wide_tables_fold_on_a_phone_and_stay_tables(browser: Any, tmp_path: Path, width: int) -> None:
+    (tmp_path / "report.html").write_text(page(handmade()))
+    shown = browser.new_page(viewport={"width": width, "height": 900})
+    shown.goto(f"file://{tmp_path}/report.html")
+    wider = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.ariaLabel)"
+    assert shown.evaluate(wider) == []
+    said = shown.get_by_role("table").first.aria_snapshot()
+    assert 'rowheader "code 40 documents"' in said and 'cell "Fused, against the control 2.0% lower' in said
+    shown.close()
