@@ -108,7 +108,8 @@ def _prefects_settings(error: Exception) -> BadInput | None:
     if getattr(error, "title", "") != "Settings" or not isinstance(error, ValueError):
         return None
     said = str(error).splitlines()[1:2] or [str(error)]
-    return BadInput(f"Prefect's settings: {said[0].partition('[')[0].strip()}. Correct the variables PREFECT_…")
+    why = said[0].partition("[")[0].strip()
+    return BadInput(f"Prefect's settings: {why}. Correct the variables PREFECT_…, or unset them.")
 
 
 def _show_traceback() -> None:

@@ -22,9 +22,7 @@ def start_temporary_server() -> None:
     thread of its own starts this one; Prefect stops its server by SIGTERM.
     """
     if (url := get_current_settings().api.url) is not None:
-        with get_client(sync_client=True) as client:
-            error = client.api_healthcheck()
-        if error is not None:
+        if (error := _unanswered()) is not None:
             raise BadInput(
                 f"no Prefect server answers at {url}: {error}. Start it, correct PREFECT_API_URL or "
                 "PREFECT_API_AUTH_STRING, or work without it: --plain."
@@ -46,3 +44,12 @@ def start_temporary_server() -> None:
     thread.join()
     if raised:
         raise raised[0]
+
+
+def _unanswered() -> Exception | None:
+    """Return why the server that is configured does not answer, None where it does."""
+    try:
+        with get_client(sync_client=True) as client:
+            return client.api_healthcheck()
+    except Exception as error:  # the address is none
+        return error
