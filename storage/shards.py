@@ -87,7 +87,9 @@ def read_batches(
         _require(file.schema_arrow.names, columns or () if k is None else stored_columns(columns or ()), path)
         if k is None:
             names = list(columns) if columns else None
-            yield from file.iter_batches(batch_size=rows, row_groups=groups, columns=names)
+            for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=names):
+                batch.validate(full=True)  # texts that are no UTF-8 would break whoever looks at them
+                yield batch
         else:
             yield from read_compact_batches(file, k, columns, rows, groups)
 

@@ -117,6 +117,9 @@ def test_a_shard_without_a_column_or_without_form_is_damaged(tmp_path: Path) -> 
     pq.write_table(pa.table({"doc_id": ["a"]}), path)
     with pytest.raises(ShardCorrupt, match="has no column ids"):
         list(read_batches(path, ["doc_id", "ids"]))
+    pq.write_table(pa.table({"doc_id": pa.array([b"\xc3"]).view(pa.string())}), path)
+    with pytest.raises(ShardCorrupt, match="cannot be read as Parquet"):
+        list(read_batches(path, ["doc_id"]))
     path.write_bytes(b"PAR1")
     with pytest.raises(ShardCorrupt, match="cannot be read as Parquet"):
         read_span({"a": (path, [])}, 0, 1)
