@@ -24,6 +24,7 @@ from logitfuse.tasks.study.page import write_page
 from logitfuse.tasks.study.reading import apply_settings, read_study
 from logitfuse.tasks.study.results_file import FORMAT
 from logitfuse.tasks.training.checkpoint import latest_checkpoint
+from logitfuse.tasks.training.fused_file import opened
 from logitfuse.tasks.training.metrics import last_line, read_metrics
 
 ALIKE = "{" + ", ".join(f"v{n}: {{like: v{n + 1}}}" for n in range(2000)) + ", v2000: {}}"
@@ -120,6 +121,8 @@ def test_a_shard_without_a_column_or_without_form_is_damaged(tmp_path: Path) -> 
     pq.write_table(pa.table({"doc_id": pa.array([b"\xc3"]).view(pa.string())}), path)
     with pytest.raises(ShardCorrupt, match="cannot be read as Parquet"):
         list(read_batches(path, ["doc_id"]))
+    with pytest.raises(ShardCorrupt, match="cannot be read"), opened(path, columns=()) as file:
+        file.read().column("doc_id").to_pylist()
     path.write_bytes(b"PAR1")
     with pytest.raises(ShardCorrupt, match="cannot be read as Parquet"):
         read_span({"a": (path, [])}, 0, 1)
