@@ -99,7 +99,7 @@ def undamaged(path: Path) -> Iterator[None]:
     """Let what Arrow finds wrong with a file in the block be a `ShardCorrupt`."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, RuntimeError) as error:  # the last: what its C++ throws
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file system's, not the file's
         said = " ".join(str(error).split())[:200]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from logitfuse.storage.compact import most_kept
-from logitfuse.storage.errors import BadInput, ShardCorrupt
+from logitfuse.storage.errors import BadInput, ModelRefused, ShardCorrupt
 from logitfuse.storage.fetched import STAMPS, _stamps
 from logitfuse.storage.locks import only_one
 from logitfuse.storage.newest import NewestFolder
@@ -18,6 +18,7 @@ from logitfuse.storage.row_spans import read_span
 from logitfuse.storage.shards import read_batches
 from logitfuse.tasks.corpus.readers import corpus_parts
 from logitfuse.tasks.corpus.settings import CorpusSettings
+from logitfuse.tasks.models.folder import read_object
 from logitfuse.tasks.plan.blocks import sampled
 from logitfuse.tasks.study.looks import read_looks
 from logitfuse.tasks.study.page import write_page
@@ -147,6 +148,14 @@ def test_variants_that_are_none_are_refused(tmp_path: Path) -> None:
         (tmp_path / "study.yaml").write_text(f"extends: main\nvariants: {variants}\n")
         with pytest.raises(BadInput, match="variant"):
             read_study(str(tmp_path / "study.yaml"))
+
+
+def test_a_configuration_in_no_utf_8_is_refused(tmp_path: Path) -> None:
+    """Python's own JSON takes half a surrogate pair in bytes, and a byte order mark; nobody else does."""
+    for data in (b'{"a": "\xed\xa0\x80"}', b"\xef\xbb\xbf{}"):
+        (tmp_path / "config.json").write_bytes(data)
+        with pytest.raises(ModelRefused, match="is not JSON"):
+            read_object(tmp_path / "config.json", "model 'm'")
 
 
 def test_an_entry_of_a_list_has_a_number_of_few_digits() -> None:
