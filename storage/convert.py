@@ -9,7 +9,7 @@ from logitfuse.storage.capture_rows import ROWS, write_compact
 from logitfuse.storage.compact import COMPACT, metadata, most_kept
 from logitfuse.storage.errors import BadInput, ShardCorrupt
 from logitfuse.storage.schemas import CAPTURE
-from logitfuse.storage.shards import ShardWriter, read_batches, read_together
+from logitfuse.storage.shards import ShardWriter, read_batches, read_together, undamaged
 
 EXACT = ("first", "counts", "ids", "draws", "gold_rank")  # what no form may change
 Written = Callable[[int], None]  # told how many chunks were written so far
@@ -17,7 +17,8 @@ Written = Callable[[int], None]  # told how many chunks were written so far
 
 def is_compact(path: Path) -> bool:
     """Say whether a capture shard is a compact one; raise `ShardCorrupt` for a codec this version does not know."""
-    return most_kept(pq.read_schema(path), str(path)) is not None
+    with undamaged(path):
+        return most_kept(pq.read_schema(path), str(path)) is not None
 
 
 def to_compact(plain: Path, compact: Path, k: int, rows: int = ROWS, written: Written = lambda chunks: None) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
-from logitfuse.storage.shards import IDENTITY_COLUMNS, check_same_rows, read_batches
+from logitfuse.storage.errors import ShardMismatch
+from logitfuse.storage.shards import IDENTITY_COLUMNS, check_same_rows, read_batches, undamaged
 
 
 def read_span(shards: Mapping[str, tuple[Path, Sequence[str]]], start: int, stop: int) -> dict[str, pa.RecordBatch]:
@@ -43,10 +43,8 @@ def _rows(path: Path, columns: Sequence[str], start: int, stop: int) -> Iterator
 
 def _groups(path: Path, start: int, stop: int) -> tuple[list[int], int]:
     """Return the row groups that hold these rows, and the number of the first one's first row."""
-    try:
+    with undamaged(path):
         metadata = pq.read_metadata(path)
-    except pa.ArrowException as error:
-        raise ShardCorrupt(f"{path}: it cannot be read as Parquet. Run its stage again with --redo.") from error
     begins, at = [], 0
     for group in range(metadata.num_row_groups):
         begins.append(at)

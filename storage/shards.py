@@ -84,17 +84,25 @@ def read_batches(
 
     A capture shard in the compact form reads as a plain one. `groups`: only these row groups, None for all.
     """
+    with undamaged(path), pq.ParquetFile(path) as file:
+        check_batches(file.metadata, rows, str(path))
+        k = most_kept(file.schema_arrow, str(path))
+        _require(file.schema_arrow.names, columns or () if k is None else stored_columns(columns or ()), path)
+        if k is None:
+            names = list(columns) if columns else None
+            for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=names):
+                batch.validate(full=True)  # texts that are no UTF-8 would break whoever looks at them
+                yield batch
+        else:
+            yield from read_compact_batches(file, k, columns, rows, groups)
+
+
+@contextmanager
+def undamaged(path: Path) -> Iterator[None]:
+    """Let what Arrow finds wrong with a file in the block be a `ShardCorrupt`."""
     try:
-        with pq.ParquetFile(path) as file:
-            check_batches(file.metadata, rows, str(path))
-            k = most_kept(file.schema_arrow, str(path))
-            _require(file.schema_arrow.names, columns or () if k is None else stored_columns(columns or ()), path)
-            if k is None:
-                names = list(columns) if columns else None
-                yield from file.iter_batches(batch_size=rows, row_groups=groups, columns=names)
-            else:
-                yield from read_compact_batches(file, k, columns, rows, groups)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError, RuntimeError) as error:  # the last: what its C++ throws
         if (isinstance(error, OSError) and error.errno is not None) or out_of_memory(error):
             raise  # the file system's or the machine's, not the file's
         said = " ".join(str(error).split())[:200]

@@ -100,7 +100,7 @@ def opened_table(file: Path, settings: CorpusSettings) -> Iterator[tuple[pq.Parq
         with pq.ParquetFile(file) as table:
             check_schema(table.schema_arrow, settings, str(file))
             yield table, wanted_columns(table.schema_arrow.names, settings)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, RuntimeError) as error:  # the last: what its C++ throws
         raise BadInput(f"{file} cannot be read as Parquet: {error}. Make or download it again.") from error
 
 

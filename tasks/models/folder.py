@@ -47,7 +47,7 @@ def check_folder(folder: Path, name: str) -> None:
 def read_object(file: Path, what: str) -> dict[str, Any]:
     """Return the JSON object in a model's file; raise `ModelRefused`, which begins with `what`, for anything else."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes().decode())
         json.dumps(content, allow_nan=False).encode()  # what neither JSON nor UTF-8 can hold could not be identified
     except OSError as error:
         raise ModelRefused(f"{what}: {file} cannot be read ({error.strerror}). Check its permissions.") from error

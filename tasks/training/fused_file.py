@@ -45,7 +45,7 @@ def opened(path: Path, schema: StageSchema = FUSE, columns: Sequence[str] = tupl
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_schema(file, path, schema, columns)
             yield file
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError, RuntimeError) as error:
         raise ShardCorrupt(f"{path}: it cannot be read ({error}). Redo stage {schema.stage!r} for it.") from error
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from logitfuse.storage.compact import most_kept
 from logitfuse.storage.records import Record
 from logitfuse.storage.schemas import ALIGN, CAPTURE, ENCODE, EVALUATE, FUSE, MAP, PREPARE, StageSchema
+from logitfuse.storage.shards import undamaged
 from logitfuse.tasks.arms import teachers_of
 from logitfuse.tasks.fuse import ROWS_AT_ONCE, Fuser, reading
 from logitfuse.tasks.fuse_blocks import Block, Packer
@@ -135,7 +136,8 @@ def captured_reader(run: Run, source: Source) -> Reader:
 def once_compact(run: Run, captured: Record) -> int | None:
     """Return the tokens a position for which a captured shard's steps were chosen, if it is or once was compact."""
     path = run.store.file(captured, captured.files[0])
-    most = most_kept(pq.read_schema(path), captured.label)
+    with undamaged(path):
+        most = most_kept(pq.read_schema(path), captured.label)
     return run.recipe.capture.most if most is None and "converted_from" in captured.made else most
 
 

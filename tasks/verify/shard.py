@@ -22,7 +22,7 @@ from logitfuse.tasks.verify.chunks import OWN, Chunks, Lane
 from logitfuse.tasks.verify.faults import ShardFaults
 from logitfuse.tasks.verify.plans import Beside, Plan
 
-UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError, RuntimeError)
 
 
 def check_record(record: Record, work: Work, found: ShardFaults) -> None:

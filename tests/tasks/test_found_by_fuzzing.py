@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from logitfuse.storage.compact import most_kept
-from logitfuse.storage.errors import BadInput, ShardCorrupt
+from logitfuse.storage.errors import BadInput, ModelRefused, ShardCorrupt
 from logitfuse.storage.fetched import STAMPS, _stamps
 from logitfuse.storage.locks import only_one
 from logitfuse.storage.newest import NewestFolder
@@ -18,12 +18,14 @@ from logitfuse.storage.row_spans import read_span
 from logitfuse.storage.shards import read_batches
 from logitfuse.tasks.corpus.readers import corpus_parts
 from logitfuse.tasks.corpus.settings import CorpusSettings
+from logitfuse.tasks.models.folder import read_object
 from logitfuse.tasks.plan.blocks import sampled
 from logitfuse.tasks.study.looks import read_looks
 from logitfuse.tasks.study.page import write_page
 from logitfuse.tasks.study.reading import apply_settings, read_study
 from logitfuse.tasks.study.results_file import FORMAT
 from logitfuse.tasks.training.checkpoint import latest_checkpoint
+from logitfuse.tasks.training.fused_file import opened
 from logitfuse.tasks.training.metrics import last_line, read_metrics
 
 ALIKE = "{" + ", ".join(f"v{n}: {{like: v{n + 1}}}" for n in range(2000)) + ", v2000: {}}"
@@ -117,6 +119,11 @@ def test_a_shard_without_a_column_or_without_form_is_damaged(tmp_path: Path) -> 
     pq.write_table(pa.table({"doc_id": ["a"]}), path)
     with pytest.raises(ShardCorrupt, match="has no column ids"):
         list(read_batches(path, ["doc_id", "ids"]))
+    pq.write_table(pa.table({"doc_id": pa.array([b"\xc3"]).view(pa.string())}), path)
+    with pytest.raises(ShardCorrupt, match="cannot be read as Parquet"):
+        list(read_batches(path, ["doc_id"]))
+    with pytest.raises(ShardCorrupt, match="cannot be read"), opened(path, columns=()) as file:
+        file.read().column("doc_id").to_pylist()
     path.write_bytes(b"PAR1")
     with pytest.raises(ShardCorrupt, match="cannot be read as Parquet"):
         read_span({"a": (path, [])}, 0, 1)
@@ -141,6 +148,14 @@ def test_variants_that_are_none_are_refused(tmp_path: Path) -> None:
         (tmp_path / "study.yaml").write_text(f"extends: main\nvariants: {variants}\n")
         with pytest.raises(BadInput, match="variant"):
             read_study(str(tmp_path / "study.yaml"))
+
+
+def test_a_configuration_in_no_utf_8_is_refused(tmp_path: Path) -> None:
+    """Python's own JSON takes half a surrogate pair in bytes, and a byte order mark; nobody else does."""
+    for data in (b'{"a": "\xed\xa0\x80"}', b"\xef\xbb\xbf{}"):
+        (tmp_path / "config.json").write_bytes(data)
+        with pytest.raises(ModelRefused, match="is not JSON"):
+            read_object(tmp_path / "config.json", "model 'm'")
 
 
 def test_an_entry_of_a_list_has_a_number_of_few_digits() -> None:

@@ -100,7 +100,8 @@ def fuzz(root: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]
     longest = max(4096, *(2 * len(seed) for seed in seeds))
     options = [f"-max_total_time={arguments.seconds}", f"-seed={arguments.seed}", f"-timeout={SECONDS_AN_INPUT}",
                f"-rss_limit_mb={MOST_MB}", f"-max_len={longest}",
-               f"-artifact_prefix={arguments.findings.resolve()}/{name}-", "-print_final_stats=1"]  # fmt: skip
+               f"-report_slow_units={SECONDS_AN_INPUT}", "-print_final_stats=1",
+               f"-artifact_prefix={arguments.findings.resolve()}/{name}-"]  # fmt: skip
     command = [sys.executable, str(HERE / "child.py"), str(root), name, *options, str(corpus)]
     done = subprocess.run(command, capture_output=True, cwd=root / "cache", check=False)
     lines = (done.stdout + done.stderr).decode(errors="replace").split("\n")

@@ -256,9 +256,9 @@ def forged(place: Place, data: bytes) -> None:
     name = old.with_suffix(".json")
     body = json.loads(name.read_bytes())["record"] | {"files": [stored_file(old, old.name).model_dump()]}
     name.write_bytes(signed(body))
-    _verified(run)
-    following = {"prepare": "encode", "encode": "align", "capture": "align", "map": "align", "align": "fuse",
+    following = {"prepare": "encode", "encode": "capture", "capture": "align", "map": "align", "align": "fuse",
                  "fuse": "headroom"}.get(stage, "report")  # fmt: skip
+    _verified(run, stage, following)
     for status in [one for one in stage_status(run, following) if one.state == "missing"][:1]:
         do_unit(run, status.unit)
 
@@ -273,13 +273,12 @@ def _stage_of(data: bytes) -> str:
     return said if said in SCHEMAS else "encode"
 
 
-def _verified(run: Any) -> None:
-    from logitfuse.tasks.stages import ORDER
+def _verified(run: Any, *stages: str) -> None:
     from logitfuse.tasks.verify.standing import StandingRun
     from logitfuse.tasks.verify.verifier import Verifier
 
     verifier = Verifier(StandingRun(run.recipe, run.read), "recipe.yaml")
-    for stage in ORDER:
+    for stage in stages:
         verifier.stage(stage)
 
 
