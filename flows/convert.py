@@ -65,7 +65,7 @@ def convert(
     if as_json:
         answer({"shards": [facts(made) for made in found]})
     else:
-        said = summary(found, codec, typed(recipe, overrides), current.recipe.capture.codec)
+        said = summary(found, codec, recipe, typed(recipe, overrides), current.recipe.capture.codec)
         console.print(said, highlight=False, markup=False)
     if any(made.state == "missing" for made in found):
         raise typer.Exit(ExitCode.ANSWERED_NO)
@@ -94,7 +94,7 @@ def line(made: Converted) -> str:
     return f"{made.unit}: {said}{', the other form is removed' if made.removed else ''}"
 
 
-def summary(found: Sequence[Converted], codec: Codec, named: str, asked: Codec) -> str:
+def summary(found: Sequence[Converted], codec: Codec, recipe: str, named: str, asked: Codec) -> str:
     """Say in words what was done and what to do."""
     states = [made.state for made in found]
     lines = [f"{states.count('converted')} converted, {states.count('kept')} in that form before."]
@@ -102,7 +102,7 @@ def summary(found: Sequence[Converted], codec: Codec, named: str, asked: Codec) 
         lines.append(f"{missing} not captured yet: logitfuse status {named} says which.")
     if asked != codec:
         lines.append(
-            f"Now set capture.codec: {codec} in the recipe, or it captures the {asked} form again where missing."
+            f"Now set capture.codec: {codec} in {recipe}, or it captures the {asked} form again where missing."
         )
     if "converted" in states:
         lines.append(
