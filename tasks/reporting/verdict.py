@@ -10,7 +10,9 @@ from logitfuse.tasks.reporting.gains import NO_DIFFERENT, against, at_most, chan
 from logitfuse.tasks.results import MEAN
 
 ROUGH = 30  # held-out documents; below, an interval by resampling them is rough
-NEGLIGIBLE = 0.1  # percent of the loss: nearer to a control is as good as the control
+# Percent of the loss: nearer to a control is as good as the control. The interval is by text, for one training; what
+# another seed would change is more than this.
+NEGLIGIBLE = 0.1
 UNKNOWN = "Not known"
 Card = dict[str, Any]
 
@@ -38,18 +40,22 @@ def answer(facts: dict[str, Any]) -> str:
 
 
 def _against_control(control: dict[str, Any], called: str, facts: dict[str, Any]) -> str:
+    if is_level(control, facts):
+        return f"As good as its control, and no better: its loss is within {at_most(control)} of that of {called}."
     if control["verdict"] != "unclear":
         paid = "paid" if control["verdict"] == "better" else "did not pay"
         return f"Fusing {paid}: {change(control)} loss than {called}."
-    if is_level(control, facts):
-        return f"As good as its control, and no better: its loss is within {at_most(control)} of that of {called}."
     return f"No gain shown: {_unclear(control, f'with {called}', facts)}."
 
 
 def is_level(gain: dict[str, Any], facts: dict[str, Any]) -> bool:
     """Say whether two models are as good as each other for certain: neither is better by more than `NEGLIGIBLE`."""
-    unclear = gain["verdict"] == "unclear" and documents_of(facts) >= ENOUGH_DOCUMENTS
-    return unclear and farthest(gain) <= NEGLIGIBLE
+    return documents_of(facts) >= ENOUGH_DOCUMENTS and farthest(gain) <= NEGLIGIBLE
+
+
+def tone(gain: dict[str, Any], facts: dict[str, Any]) -> str:
+    """Return how a gain is coloured: what is level is neither better nor worse."""
+    return "unclear" if is_level(gain, facts) else str(gain["verdict"])
 
 
 def _unclear(gain: dict[str, Any], other: str, facts: dict[str, Any]) -> str:
@@ -67,7 +73,7 @@ def cards(facts: dict[str, Any]) -> list[Card]:
     """Return the four answers at the top: question, answer, notes, tone, and the interval that is drawn, if any."""
     control, target = compared(facts, "control"), compared(facts, "target")
     main = control or target
-    return [_worked(facts, control, target), _by_how_much(main, target), _certain(facts, main), _cost(facts)]
+    return [_worked(facts, control, target), _by_how_much(facts, main, target), _certain(facts, main), _cost(facts)]
 
 
 def _worked(facts: dict[str, Any], control: dict[str, Any] | None, target: dict[str, Any] | None) -> Card:
@@ -84,12 +90,12 @@ def _worked(facts: dict[str, Any], control: dict[str, Any] | None, target: dict[
     said, note = found["level" if is_level(control, facts) else control["verdict"]]
     return card | {
         "answer": said,
-        "tone": control["verdict"],
+        "tone": tone(control, facts),
         "notes": [f"{note}: the same training without the sources."],
     }
 
 
-def _by_how_much(main: dict[str, Any] | None, target: dict[str, Any] | None) -> Card:
+def _by_how_much(facts: dict[str, Any], main: dict[str, Any] | None, target: dict[str, Any] | None) -> Card:
     card: Card = {"question": "By how much?", "answer": UNKNOWN, "tone": "unclear", "notes": []}
     if main is None:
         return card
@@ -97,7 +103,7 @@ def _by_how_much(main: dict[str, Any] | None, target: dict[str, Any] | None) -> 
     notes = [f"{joined} {'the control' if main['role'] == 'control' else 'before'}"]
     if target is not None and target is not main:
         notes.append(f"and {against(target, 'before')} ({span(target)})")
-    return card | {"answer": change(main).capitalize(), "tone": main["verdict"], "notes": notes}
+    return card | {"answer": change(main).capitalize(), "tone": tone(main, facts), "notes": notes}
 
 
 def _certain(facts: dict[str, Any], main: dict[str, Any] | None) -> Card:

@@ -87,6 +87,10 @@ def test_a_difference_that_is_none_is_not_called_lower() -> None:
     assert [card["answer"] for card in cards(facts)[:3]] == ["No gain", "No different", "Yes, at 95%"]
     assert "but only as good as that of a control" in gained(facts) and "0.00%" not in page(facts)
     assert compared_with(facts["gains"][0], "before") == "no different from before"
+    facts["gains"][0] |= gain(-0.0782, -0.0504, -0.0181)  # the text is sure of it; another seed would not be
+    assert answer(facts).startswith("As good as its control, and no better: its loss is within 0.08%")
+    assert [card["answer"] for card in cards(facts)[:2]] == ["No gain", "0.05% higher"]
+    assert {card["tone"] for card in cards(facts)[:2]} == {"unclear"}
     facts["gains"][0] |= gain(-0.3, 0.0002, 0.56)
     assert answer(facts).startswith("No gain shown") and cards(facts)[0]["answer"] == "Not shown"
 
