@@ -2,7 +2,7 @@
 
 import re
 
-_IN_A_URL = re.compile(r"(?<=://)[^/\s]*@")
+_IN_A_URL = re.compile(r"(?<=://)(?!USER:PASSWORD@)[^/\s]*@")  # what a message says to write is no password
 
 
 def without_passwords(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from logitfuse.tasks.training.parent import PARENT, identity
 from logitfuse.tasks.training.worker import ERROR_MARK, LESS_MEMORY, MEMORY_MARK, PEER_MARK, STOP_MARK
 
 WORKER = "logitfuse.tasks.training.worker"
+HELD = re.compile(re.escape(MEMORY_MARK) + r"(\d+)")
 HEARTBEAT_SECONDS = 1.0
 GRACE_SECONDS = 60.0  # to save a checkpoint after being asked to stop
 LAST_LINES = 60
@@ -82,8 +84,10 @@ def run_training(
     held = 0
     try:
         for line in _lines(child, heartbeat):
-            if MEMORY_MARK in line:
-                held = max(held, int(line.partition(MEMORY_MARK)[2]))
+            if found := HELD.findall(line):  # of several processes, whose words may come as one line
+                held = max(held, *map(int, found))
+                line = HELD.sub("", line)
+            if found and not line.strip():
                 continue
             said.append(line)
             if not _launcher_ends(said):

@@ -109,7 +109,7 @@ def test_damaged_shards(home: Any, data: st.DataObject) -> None:
 
 
 def test_a_forged_shard_is_named_where_a_stage_breaks_on_it(home: Any) -> None:
-    """Ids past the vocabulary, with a record that vouches for them: the stage cannot know, `verify` does."""
+    """Ids past the vocabulary, with a record that vouches for them: the stage that reads them knows."""
     with copied(home) as folder:
         file = sorted(folder.glob("encode/*/*.parquet"))[0]
         table = pq.read_table(file)
@@ -123,7 +123,7 @@ def test_a_forged_shard_is_named_where_a_stage_breaks_on_it(home: Any) -> None:
         file.with_suffix(".json").write_bytes(signed(body))
         found = answer("stage", "capture", "--plain", str(home.recipe), "--set", "name=copy")
         check_answer(found)
-        assert found.code == 2 and "cannot be made of what it reads" in found.said and "stage encode" in found.said
+        assert found.code == 2 and "it has an id that the tokenizer of" in found.said and "stage encode" in found.said
 
 
 @pytest.mark.parametrize("name", [name for name in TARGETS if not name.startswith("forged")])
