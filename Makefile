@@ -90,7 +90,7 @@ audit-dependencies: setup  ## known vulnerabilities of what is installed (asks a
 chaos-prefect: setup  ## kill flow, worker, server and database in every stage (half an hour; needs PostgreSQL)
 	$(BIN)/python benchmarks/crashes.py --json benchmarks/results/chaos-prefect.json --page docs/crashes.md
 
-demo: setup  ## fuse Gemma-3-270M into SmolLM2-135M on real text (ten to fifteen minutes on two cores)
+demo: setup  ## fuse Gemma-3-270M into SmolLM2-135M on real text (ten to twenty minutes on two cores)
 	$(BIN)/logitfuse run demo
 
 scale: setup  ## 100 M tokens through the data stages: time and memory (about an hour on two cores, 20 GB of disk)

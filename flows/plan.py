@@ -81,7 +81,7 @@ def show_plan(run: Run, found: Plan) -> None:
             console.print(note, highlight=False, markup=False)
         console.print()
     for line in found.warnings:
-        errors.print(f"[bold yellow]Warning:[/] {escape(line)}", highlight=False, soft_wrap=True)
+        errors.tell(Text.assemble(("Warning:", "bold yellow"), " ", line))
     for line in found.refused:
         errors.tell(Text.assemble(("Refused:", "bold red"), " ", line))
     for line in found.reasons:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from logitfuse.storage.records import Record
 from logitfuse.tasks.engine import silent
@@ -20,9 +20,6 @@ from logitfuse.tasks.run import Run
 from logitfuse.tasks.train import metrics_file
 from logitfuse.tasks.training.metrics import read_metrics
 from logitfuse.tasks.unit import Unit
-
-if TYPE_CHECKING:
-    pass
 
 TIMES = 3  # that align and fuse are done, the quickest of which counts
 Say = Callable[[str], None]

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
 from logitfuse.storage.schemas import FUSE, StageSchema
 from logitfuse.storage.shards import IDENTITY_COLUMNS, read_together
+from logitfuse.storage.system_errors import out_of_memory
 
 PER_POSITION = ("labels", "counts", "mass")
 PER_ENTRY = ("ids", "logprobs")
@@ -46,6 +47,8 @@ def opened(path: Path, schema: StageSchema = FUSE, columns: Sequence[str] = tupl
             _check_schema(file, path, schema, columns)
             yield file
     except (OSError, pa.ArrowException, UnicodeDecodeError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise  # the machine's, not the file's
         raise ShardCorrupt(f"{path}: it cannot be read ({error}). Redo stage {schema.stage!r} for it.") from error
 
 
