@@ -25,14 +25,18 @@ MADE = ["fused", "merged", "control", "pair"]  # roles, in the order of the tabl
 
 def publish_result(run: Run, warn: Callable[[str], None]) -> None:
     """Publish a run's report as a text and its plots; a server that cannot take them is warned of."""
-    from logitfuse.tasks.reporting.summary_plot import summary_plot, training_plot
+    from logitfuse.tasks.reporting.summary_plot import levels_picture, summary_plot, training_plot
 
     page = report_page(run)
     facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     try:
         said, key = plain(headline(facts)), artifact_key(run.recipe.name, "result")
         create_markdown_artifact(result_text(facts, page), key=key, description=said)
-        pictures = {"result-by-domain": summary_plot(facts), "result-training": training_plot(facts)}
+        pictures = {
+            "result-by-domain": summary_plot(facts),
+            "result-losses": levels_picture(facts),
+            "result-training": training_plot(facts),
+        }
         for called, image in ((called, image) for called, image in pictures.items() if image):
             url = "data:image/png;base64," + b64encode(image).decode()
             create_image_artifact(url, key=artifact_key(run.recipe.name, called), description=said)

@@ -31,22 +31,27 @@ def levels_plot(facts: dict[str, Any]) -> str:
     if not rows:
         return ""
     with drawing("levels") as palette:
-        figure = Figure(figsize=(WIDTH, _height(models, domains)), layout="constrained")
-        axes = figure.subplots()
-        domain_rows(axes, domains, palette)
-        for at, model in enumerate(models):
-            offset = (at - (len(models) - 1) / 2) * 0.72 / max(len(models), 1)
-            colour = getattr(palette, model["colour"])
-            fill = palette.card if model["role"] == "target" else colour
-            for row in (r for r in rows if (r["model"], r["role"]) == (model["model"], model["role"])):
-                if row["domain"] in domains and has_interval(row):
-                    y = domains.index(row["domain"]) + offset
-                    _interval(axes, y, (row["low"], row["nats_per_byte"], row["high"]), model["marker"], colour, fill)
-        axes.set_xlabel("nats per byte, lower is better")
+        figure = Figure(figsize=(WIDTH, drawn_height(models, domains)), layout="constrained")
+        draw_levels(figure.subplots(), rows, domains, palette)
         said = "; ".join(
             f"{r['model']} {r['nats_per_byte']:.3f}" for r in rows if has_interval(r) and r["domain"] == MEAN
         )
         return inline_svg(figure, "levels", f"Held-out nats per byte of each model by domain. All text: {said}.")
+
+
+def draw_levels(axes: Axes, rows: list[dict[str, Any]], domains: list[str], palette: Palette) -> None:
+    """Draw a row per domain with a mark and an interval for every model; marks are labelled for a legend."""
+    models = models_of(rows)
+    domain_rows(axes, domains, palette)
+    for at, model in enumerate(models):
+        offset = (at - (len(models) - 1) / 2) * 0.72 / max(len(models), 1)
+        colour = getattr(palette, model["colour"])
+        fill = palette.card if model["role"] == "target" else colour
+        for row in (r for r in rows if (r["model"], r["role"]) == (model["model"], model["role"])):
+            if row["domain"] in domains and has_interval(row):
+                y = domains.index(row["domain"]) + offset
+                _interval(axes, y, (row["low"], row["nats_per_byte"], row["high"]), model["marker"], colour, fill)
+    axes.set_xlabel("nats per byte, lower is better")
 
 
 def gains_plot(facts: dict[str, Any]) -> str:
@@ -56,7 +61,7 @@ def gains_plot(facts: dict[str, Any]) -> str:
         return ""
     domains = drawn_domains(facts)
     with drawing("gains") as palette:
-        figure = Figure(figsize=(WIDTH, _height(models_of(facts["results"]), domains)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, drawn_height(models_of(facts["results"]), domains)), layout="constrained")
         panels = figure.subplots(1, len({row["role"] for row in rows}), sharey=True, squeeze=False)[0]
         draw_gains(list(panels), rows, domains, palette)
         said = "; ".join(f"{against(r, AGAINST[r['role']])} ({r['verdict']})" for r in rows if r["domain"] == MEAN)
@@ -97,7 +102,7 @@ def domain_rows(axes: Axes, domains: list[str], palette: Palette) -> None:
         axes.axhspan(at - 0.5, at + 0.5, color=palette.faint, alpha=0.07, linewidth=0)
 
 
-def _height(models: list[dict[str, Any]], domains: list[str]) -> float:
+def drawn_height(models: list[dict[str, Any]], domains: list[str]) -> float:
     """Return the inches of both drawings: where they stand side by side a domain's rows lie on one line."""
     return 0.75 + max(0.12 * len(models) + 0.16, 0.5) * max(len(domains), 2)
 

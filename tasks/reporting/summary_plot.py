@@ -1,4 +1,4 @@
-"""A finished run in two pictures, for whoever looks at it from afar: the report's own plots on white."""
+"""A finished run in three pictures, for whoever looks at it from afar: the report's own plots on white."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from logitfuse.tasks.reporting.curve_plots import CURVES, draw_curve, points_of
-from logitfuse.tasks.reporting.marks import shortened
+from logitfuse.tasks.reporting.marks import models_of, shortened
 from logitfuse.tasks.reporting.palette import Palette
-from logitfuse.tasks.reporting.plots import compared_rows, domain_rows, draw_gains, drawn_domains
+from logitfuse.tasks.reporting.plots import (
+    compared_rows,
+    domain_rows,
+    draw_gains,
+    draw_levels,
+    drawn_domains,
+    drawn_height,
+    has_interval,
+)
 from logitfuse.tasks.reporting.svg import picture, png
 from logitfuse.tasks.reporting.tables import winner_rows
 from logitfuse.tasks.results import MEAN
@@ -36,6 +45,31 @@ def summary_plot(facts: dict[str, Any]) -> bytes:
             domain_rows(axes[0], domains, palette)
         _draw_winners(axes[-1], facts, domains, palette)
         return png(figure)
+
+
+def levels_picture(facts: dict[str, Any]) -> bytes | None:
+    """Return a PNG of each model's held-out loss by domain; None where nothing was measured."""
+    rows = [row for row in facts["results"] if has_interval(row)]
+    if not rows:
+        return None
+    models, domains = models_of(facts["results"]), drawn_domains(facts)
+    with picture("levels") as palette:
+        figure = Figure(figsize=(WIDTH, 0.6 + drawn_height(models, domains)), layout="constrained")
+        axes = figure.subplots()
+        draw_levels(axes, facts["results"], domains, palette)
+        axes.set_title("Each model's held-out loss, with 95% intervals", fontsize=11, loc="left")
+        figure.legend(
+            handles=[_mark(model, palette) for model in models], loc="outside lower center", ncols=4, frameon=False
+        )
+        return png(figure)
+
+
+def _mark(model: dict[str, Any], palette: Palette) -> Line2D:
+    """Return what a legend shows of a model: its mark, its name and what it is."""
+    colour = getattr(palette, model["colour"])
+    fill = palette.card if model["role"] == "target" else colour
+    name = shortened(model["model"]) + (f" ({model['called']})" if model["called"] else "")
+    return Line2D([], [], marker=model["marker"], color=colour, markerfacecolor=fill, linestyle="", label=name)
 
 
 def training_plot(facts: dict[str, Any]) -> bytes | None:

@@ -9,7 +9,7 @@ import pytest
 
 from logitfuse.flows import result_artifacts
 from logitfuse.flows.result_artifacts import publish_result, result_text
-from logitfuse.tasks.reporting.summary_plot import summary_plot, training_plot
+from logitfuse.tasks.reporting.summary_plot import levels_picture, summary_plot, training_plot
 
 WON = {"positions": 40, "unserved": 4, "won": {"small": 6, "big|<b>": 30}}
 NOBODY = {
@@ -85,6 +85,12 @@ def test_training_is_drawn_where_it_was_noted() -> None:
     assert training_plot(facts(training={"fused": {"curve": []}})) is None
 
 
+def test_every_model_is_drawn_where_it_was_measured() -> None:
+    image = levels_picture(facts())
+    assert image is not None and image.startswith(PNG) and len(image) < 200_000
+    assert levels_picture(facts(results=[result("mean", "small", "target", None)])) is None
+
+
 def test_a_server_that_cannot_take_it_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "report.json").write_text(json.dumps(facts()))
     monkeypatch.setattr(result_artifacts, "report_page", lambda run: tmp_path / "report.html")
@@ -93,7 +99,7 @@ def test_a_server_that_cannot_take_it_is_warned_of(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(result_artifacts, "create_markdown_artifact", lambda text, key, description: made.append(key))
     monkeypatch.setattr(result_artifacts, "create_image_artifact", lambda url, key, description: made.append(key))
     publish_result(run, made.append)
-    assert made == ["my-run-result", "my-run-result-by-domain", "my-run-result-training"]
+    assert made == ["my-run-result", "my-run-result-by-domain", "my-run-result-losses", "my-run-result-training"]
 
     def broken(*_: object, **__: object) -> None:
         raise ConnectionError("no server")
