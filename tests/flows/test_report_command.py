@@ -1,0 +1,63 @@
+"""`logitfuse report`: the page of a finished run, made anew without a model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import answer, refused
+from done_runs import done_run
+from tiny_run import write_tiny_run
+from transformers import PreTrainedModel
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, in_this_process: None) -> Path:
+    """The recipe of a run with all its stages done."""
+    root = tmp_path_factory.mktemp("reported")
+    done_run(write_tiny_run(root))
+    return root / "recipe.yaml"
+
+
+@pytest.fixture
+def page(recipe: Path) -> Path:
+    """Where people look for its report."""
+    return recipe.parent / "runs" / "tiny" / "report.html"
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for a model's weights fails."""
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", None)
+
+
+def facts(page: Path) -> dict[str, Any]:
+    """Return what a report says, but for the moment it was made at."""
+    found: dict[str, Any] = json.loads(page.with_suffix(".json").read_text())
+    assert found.pop("made")
+    return found
+
+
+def test_by_recipe_and_by_folder_it_says_the_same(recipe: Path, page: Path) -> None:
+    before = facts(page)
+    for given in (recipe, page.parent):
+        page.write_text("an older page")
+        found = answer("report", str(given))
+        assert found.code == 0 and f"The report: {page}" in found.said, found
+        assert facts(page) == before and before["run"] in page.read_text() and before["results"]
+    told = json.loads(answer("report", str(recipe), "--json").out)
+    assert told.pop("made") and told == before
+
+
+def test_what_a_kept_report_says_is_not_believed(page: Path) -> None:
+    """It is made of the stages' outputs, not of the report that stood."""
+    before = facts(page)
+    page.with_suffix(".json").write_text(json.dumps({**before, "made": "now", "results": [], "warnings": ["forged"]}))
+    assert answer("report", str(page.parent)).code == 0
+    assert facts(page) == before
+
+
+def test_where_nothing_is_to_report_it_says_what_to_run(recipe: Path, tmp_path: Path) -> None:
+    empty = refused("report", str(recipe), "--set", f"execution.folder={tmp_path}")
+    assert "nothing lies there to report of" in empty and "Run: logitfuse run" in empty
+    assert str(tmp_path) in empty.split("Run:")[1], "the command that it names makes that very run"
