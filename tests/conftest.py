@@ -18,12 +18,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 @pytest.fixture(scope="module")
 def in_this_process() -> Iterator[None]:
     """Models are trained in the test's own process."""
-    from done_runs import train_here
+    from done_runs import training_here
 
-    from logitfuse.tasks import train
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "run_training", train_here)
+    with training_here():
         yield
 
 

@@ -1,9 +1,13 @@
 """Runs that are done in the test's own process, stage after stage."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
+from logitfuse.tasks import train
 from logitfuse.tasks.checks import check_run, claim_folder
 from logitfuse.tasks.execute import do_prepare, do_units
 from logitfuse.tasks.recipe import parse_recipe
@@ -18,12 +22,21 @@ def done_run(content: dict[str, Any], stages: Iterable[str] = STAGES) -> Run:
     run = Run(parse_recipe(content, "test"))
     check_run(run)
     claim_folder(run.recipe)
-    do_prepare(run)
-    for stage in stages:
-        list(do_units(run, run.units(stage)))
+    with training_here():
+        do_prepare(run)
+        for stage in stages:
+            list(do_units(run, run.units(stage)))
     return run
 
 
+@contextmanager
+def training_here() -> Iterator[None]:
+    """Train models in this process meanwhile: a child takes seconds to load torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "run_training", train_here)
+        yield
+
+
 def train_here(config: WorkerConfig, **_: Any) -> None:
-    """Train in this process: a child takes seconds to load torch."""
+    """Do what `run_training` does, without a child."""
     Trainer(config, threading.Event(), lambda line: None).train()

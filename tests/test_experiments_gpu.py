@@ -77,6 +77,7 @@ def test_what_needs_rapidfuzz_is_refused_before_the_work(folder: Path) -> None:
     assert done.returncode == 2 and "variant dtw needs rapidfuzz" in done.stderr and not (folder / "other").exists()
 
 
+@pytest.mark.slow
 def test_minutes_end_and_the_next_call_goes_on(folder: Path) -> None:
     long = ["run", "--study", "tiny.yaml", "--folder", "long", "--json", "long.json"]
     long += ["--set", "train.epochs=100000", "--set", "train.max_steps=100000"]

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, in_this_process: None) -> Path:
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recipe of a run with all its stages done."""
     root = tmp_path_factory.mktemp("reported")
     done_run(write_tiny_run(root))

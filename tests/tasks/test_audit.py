@@ -240,6 +240,7 @@ def test_tails_ranks_and_ids_count(content: Content) -> None:
         assert any(words in reason for reason in audited(run).reasons), words
 
 
+@pytest.mark.slow
 def test_another_precision(content: Content) -> None:
     other = made(with_source(content, dtype="bfloat16"))
     assert audited(other).verdict == "as captured"

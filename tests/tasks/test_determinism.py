@@ -9,7 +9,7 @@ from typing import Any
 
 import paper_models
 import pytest
-from done_runs import train_here
+from done_runs import training_here
 from run_contents import published
 
 from logitfuse.tasks.execute import do_prepare, do_units, is_up_to_date
@@ -48,8 +48,7 @@ def done(content: dict[str, Any], folder: Path, workers: int, order: str, stages
 
 @pytest.fixture(scope="module")
 def reference(content: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("logitfuse.tasks.train.run_training", train_here)
+    with training_here():
         return done(content, tmp_path_factory.mktemp("once"), 1, "forward", ALL)
 
 
@@ -57,11 +56,10 @@ def reference(content: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
     (2, "backward", DATA_STAGES), (4, "random", DATA_STAGES), (1, "another random", ALL),
 ])  # fmt: skip
 def test_every_stage_gives_the_same_bytes(
-    content: dict[str, Any], reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    workers: int, order: str, stages: list[str],
+    content: dict[str, Any], reference: Run, tmp_path: Path, workers: int, order: str, stages: list[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("logitfuse.tasks.train.run_training", train_here)
-    found = published(done(content, tmp_path, workers, order, stages).recipe.folder)
+    with training_here():
+        found = published(done(content, tmp_path, workers, order, stages).recipe.folder)
     wanted = published(reference.recipe.folder)
     for stage in ("prepare", *stages):
         of_stage = {name: checksum for name, checksum in wanted.items() if name.startswith(f"{stage}/")}

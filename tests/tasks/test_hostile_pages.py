@@ -57,7 +57,7 @@ class Markup(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory, in_this_process: None) -> dict[str, str]:
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Every page and text that a run full of it makes, by name."""
     root = tmp_path_factory.mktemp("hostile")
     first, second = tiny_model(root / "first", 300, seed=1), tiny_model(root / "second", 320, seed=2)

@@ -15,13 +15,13 @@ from pathlib import Path
 import paper_models
 import pytest
 import yaml
+from done_runs import done_run
 from huggingface_hub import ModelCard, constants
 from typer.testing import CliRunner
 
 from logitfuse.flows.cli import app
 from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMissing, WorkFailed
-from logitfuse.tasks.checks import check_run, claim_folder
-from logitfuse.tasks.execute import do_prepare, do_units
+from logitfuse.tasks.execute import do_units
 from logitfuse.tasks.push import plan_push, push
 from logitfuse.tasks.recipe import parse_recipe
 from logitfuse.tasks.report import READS
@@ -141,13 +141,7 @@ def recipe_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(recipe_file) -> Run:
     """A run that is trained but not evaluated."""
-    run = Run(parse_recipe(yaml.safe_load(recipe_file.read_text()), "test"))
-    check_run(run)
-    claim_folder(run.recipe)
-    do_prepare(run)
-    for stage in READS[: READS.index("evaluate")]:
-        list(do_units(run, run.units(stage)))
-    return run
+    return done_run(yaml.safe_load(recipe_file.read_text()), READS[: READS.index("evaluate")])
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import pytest
 from done_runs import done_run
 from inspected_runs import recipe_content
 
 from logitfuse.tasks.report import report_page
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_a_run_with_nothing_held_out_gets_its_report(tmp_path: Path) -> None:
     content = recipe_content(tmp_path)
     content["corpus"]["held_out_share"] = 0.0
