@@ -1,7 +1,7 @@
 """Shards: Parquet files of one schema, written by row groups, read only after their checksum was verified."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from logitfuse.storage.arrow_errors import reading_arrow
 from logitfuse.storage.checksums import checksum_file, checksum_once
 from logitfuse.storage.compact import most_kept, stored_columns
 from logitfuse.storage.compact_reading import read_compact_batches
@@ -18,7 +19,6 @@ from logitfuse.storage.offsets import check_batches
 from logitfuse.storage.records import Record, StoredFile
 from logitfuse.storage.schemas import StageSchema
 from logitfuse.storage.store import Store, only_a_file
-from logitfuse.storage.system_errors import out_of_memory
 
 IDENTITY_COLUMNS = ["doc_id", "chunk", "text_hash"]
 COMPRESSION_LEVEL = 6  # 3% smaller than level 3 for twice its time, which a writer beside a model has; 9 gains 0.3%
@@ -97,18 +97,10 @@ def read_batches(
             yield from read_compact_batches(file, k, columns, rows, groups)
 
 
-@contextmanager
-def undamaged(path: Path) -> Iterator[None]:
+def undamaged(path: Path) -> AbstractContextManager[None]:
     """Let what Arrow finds wrong with a file in the block be a `ShardCorrupt`."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError, RuntimeError) as error:  # the last: what its C++ throws
-        if (isinstance(error, OSError) and error.errno is not None) or out_of_memory(error):
-            raise  # the file system's or the machine's, not the file's
-        said = " ".join(str(error).split())[:200]
-        raise ShardCorrupt(
-            f"{path}: it cannot be read as Parquet ({said}). Run its stage again with --redo."
-        ) from error
+    advice = "Run its stage again with --redo."
+    return reading_arrow(lambda said: ShardCorrupt(f"{path}: it cannot be read as Parquet ({said}). {advice}"))
 
 
 def _require(there: Sequence[str], columns: Iterable[str], path: Path) -> None:

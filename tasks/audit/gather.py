@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from logitfuse.kernels.positions import NO_LABEL
+from logitfuse.storage.arrow_errors import UNREADABLE
 from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
 from logitfuse.storage.records import Record
 from logitfuse.tasks.audit.rounding import Rounding
@@ -16,7 +17,7 @@ from logitfuse.tasks.models.source import Source
 from logitfuse.tasks.unit import Unit
 from logitfuse.tasks.verify.faults import ShardFaults
 from logitfuse.tasks.verify.plans import captured_reader, once_compact
-from logitfuse.tasks.verify.shard import UNREADABLE, check_files
+from logitfuse.tasks.verify.shard import check_files
 from logitfuse.tasks.verify.standing import StandingRun
 
 

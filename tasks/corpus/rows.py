@@ -11,6 +11,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from logitfuse.storage.arrow_errors import reading_arrow
 from logitfuse.storage.errors import BadInput
 from logitfuse.tasks.corpus.documents import Row, require_columns, wanted_columns
 from logitfuse.tasks.corpus.settings import CorpusSettings
@@ -96,12 +97,13 @@ def opened_table(file: Path, settings: CorpusSettings) -> Iterator[tuple[pq.Parq
 
     Whatever in the block cannot be read of it is a BadInput.
     """
-    try:
-        with pq.ParquetFile(file) as table:
-            check_schema(table.schema_arrow, settings, str(file))
-            yield table, wanted_columns(table.schema_arrow.names, settings)
-    except (pa.ArrowException, OSError, RuntimeError) as error:  # the last: what its C++ throws
-        raise BadInput(f"{file} cannot be read as Parquet: {error}. Make or download it again.") from error
+    advice = "Make or download it again."
+    with (
+        reading_arrow(lambda said: BadInput(f"{file} cannot be read as Parquet: {said}. {advice}")),
+        pq.ParquetFile(file) as table,
+    ):
+        check_schema(table.schema_arrow, settings, str(file))
+        yield table, wanted_columns(table.schema_arrow.names, settings)
 
 
 def batch_rows(batches: Iterable[pa.RecordBatch | pa.Table], stem: str, where: str) -> Iterator[Row]:

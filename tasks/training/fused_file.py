@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
+from logitfuse.storage.arrow_errors import reading_arrow
+from logitfuse.storage.errors import ShardCorrupt, ShardMismatch, ShardMissing
 from logitfuse.storage.schemas import FUSE, StageSchema
 from logitfuse.storage.shards import IDENTITY_COLUMNS, read_together
-from logitfuse.storage.system_errors import out_of_memory
 
 PER_POSITION = ("labels", "counts", "mass")
 PER_ENTRY = ("ids", "logprobs")
@@ -40,16 +40,17 @@ def check_texts(prepared: Path, fused: Path) -> None:
 def opened(path: Path, schema: StageSchema = FUSE, columns: Sequence[str] = tuple(COLUMNS)) -> Iterator[pq.ParquetFile]:
     """Open a shard of a stage, by default a fused one, of which these columns are to be read.
 
-    What cannot be read, a page that fails its checksum among it, is a `ShardCorrupt`.
+    What cannot be read, a page that fails its checksum among it, is a `ShardCorrupt`; one that is gone `ShardMissing`.
     """
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_schema(file, path, schema, columns)
-            yield file
-    except (OSError, pa.ArrowException, UnicodeDecodeError, RuntimeError) as error:
-        if out_of_memory(error):
-            raise  # the machine's, not the file's
-        raise ShardCorrupt(f"{path}: it cannot be read ({error}). Redo stage {schema.stage!r} for it.") from error
+    advice = f"Redo stage {schema.stage!r} for it."
+    if not path.exists():
+        raise ShardMissing(f"{path}: it went away while it was used. {advice}")
+    with (
+        reading_arrow(lambda said: ShardCorrupt(f"{path}: it cannot be read ({said}). {advice}")),
+        pq.ParquetFile(path, page_checksum_verification=True) as file,
+    ):
+        _check_schema(file, path, schema, columns)
+        yield file
 
 
 def _check_schema(file: pq.ParquetFile, path: Path, schema: StageSchema, columns: Sequence[str]) -> None:

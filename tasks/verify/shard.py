@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from logitfuse.storage.arrow_errors import UNREADABLE
 from logitfuse.storage.compact import COMPACT, most_kept
 from logitfuse.storage.errors import ShardCorrupt, ShardMismatch
 from logitfuse.storage.records import Record
@@ -21,8 +22,6 @@ from logitfuse.tasks.engine import Work
 from logitfuse.tasks.verify.chunks import OWN, Chunks, Lane
 from logitfuse.tasks.verify.faults import ShardFaults
 from logitfuse.tasks.verify.plans import Beside, Plan
-
-UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError, RuntimeError)
 
 
 def check_record(record: Record, work: Work, found: ShardFaults) -> None:

@@ -11,7 +11,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from logitfuse.kernels.positions import NO_LABEL
-from logitfuse.storage.errors import LogitfuseError, ShardCorrupt, ShardMismatch
+from logitfuse.storage.errors import LogitfuseError, ShardCorrupt, ShardMismatch, ShardMissing
 from logitfuse.storage.schemas import ALIGN, FUSE, PREPARE
 from logitfuse.storage.shards import ShardWriter
 from logitfuse.tasks.training.batch import collate
@@ -128,7 +128,7 @@ def test_a_vanished_shard_is_refused(rows, write):
     path = write(rows)
     found = opened(path)
     path.unlink()
-    with pytest.raises(ShardCorrupt, match="cannot be read"):
+    with pytest.raises(ShardMissing, match="it went away while it was used. Redo stage 'fuse'"):
         read_all(found)
 
 
