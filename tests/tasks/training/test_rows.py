@@ -128,7 +128,7 @@ def test_a_vanished_shard_is_refused(rows, write):
     path = write(rows)
     found = opened(path)
     path.unlink()
-    with pytest.raises(ShardMissing, match="it went away while it was used. Redo stage 'fuse'"):
+    with pytest.raises(ShardMissing, match=r"it went away while it was used\. Redo stage 'fuse'"):
         read_all(found)
 
 
