@@ -37,7 +37,7 @@ from logitfuse.flows.typed_recipe import forget, with_recipe
 from logitfuse.flows.up.command import up
 from logitfuse.flows.verify import verify
 from logitfuse.flows.worker_config import worker_config
-from logitfuse.storage.errors import BadInput, LogitfuseError, without_passwords
+from logitfuse.storage.errors import LogitfuseError, without_passwords
 from logitfuse.storage.system_errors import explained, out_of_memory
 
 app = typer.Typer(
@@ -76,7 +76,9 @@ def main() -> None:
     except LogitfuseError as error:
         _end(type(error).__name__, str(error), ExitCode.REFUSED)
     except Exception as error:
-        if told := explained(error) or out_of_memory(error) or _prefects_settings(error):
+        from logitfuse.flows.prefect_settings import refused_setting
+
+        if told := explained(error) or out_of_memory(error) or refused_setting(error):
             _end(type(told).__name__, str(told), ExitCode.REFUSED)
         _show_traceback()
         _end("Defect", without_passwords(f"this is a defect of logitfuse: {error!r}"), ExitCode.DEFECT)
@@ -101,15 +103,6 @@ def _run_app() -> None:
     if code == ExitCode.INTERRUPTED:
         _end("Stopped", "stopped: Ctrl-C. What was finished stays; the same command goes on from there.", code)
     sys.exit(int(code or ExitCode.DONE))
-
-
-def _prefects_settings(error: Exception) -> BadInput | None:
-    """Return in words that a variable of Prefect's holds what it cannot; None if that is not what the error is."""
-    if getattr(error, "title", "") != "Settings" or not isinstance(error, ValueError):
-        return None
-    said = str(error).splitlines()[1:2] or [str(error)]
-    why = said[0].partition("[")[0].strip()
-    return BadInput(f"Prefect's settings: {why}. Correct the variables PREFECT_…, or unset them.")
 
 
 def _show_traceback() -> None:

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from urllib.parse import urlsplit
 
 from logitfuse.flows.doctor.findings import Finding
-from logitfuse.storage.errors import without_passwords
 
 PATIENCE = 4.0  # seconds for one answer
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -17,18 +16,17 @@ ON = frozenset({"1", "true", "yes", "on"})
 
 def check_prefect(*, ask: bool = True) -> Iterator[Finding]:
     """Yield which Prefect there is, and whether the server that is configured answers."""
-    import logitfuse.flows.prefect_settings  # noqa: F401
-
-    # isort: split
-    from prefect.settings import get_current_settings
+    from logitfuse.flows.prefect_settings import MEND, refused_setting
 
     yield Finding("Prefect", "version", "fine", version("prefect"))
     try:
+        from prefect.settings import get_current_settings
+
         settings = get_current_settings().api
     except ValueError as error:
-        said = without_passwords(str(error)).splitlines()
-        why = next((line.strip() for line in said if line.startswith("  ")), said[0])
-        yield Finding("Prefect", "settings", "broken", why, "Correct the variables PREFECT_…, or unset them.")
+        if not (told := refused_setting(error)):
+            raise
+        yield Finding("Prefect", "settings", "broken", str(told).removesuffix(MEND).strip(), MEND)
         return
     if settings.url is None:
         yield Finding(

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import prefect.settings
 import pytest
 import yaml
 from command_line import answer, refused
 from typer.testing import CliRunner
 
+from logitfuse.flows import cli
 from logitfuse.flows.cli import app
 from logitfuse.flows.doctor import machine, network, packages
 from logitfuse.flows.init import command as init_command
 from logitfuse.flows.init.recipe_text import Answers, recipe_text, scalar
 from logitfuse.flows.init.sizes import Model, Place, Text, fits, suitable
+from logitfuse.flows.prefect_settings import refused_setting
 from logitfuse.tasks.checks import check_run
 from logitfuse.tasks.recipe import parse_recipe, read_recipe
 from logitfuse.tasks.run import Run
@@ -184,12 +187,23 @@ def test_doctor_says_how_to_mend_a_server_and_shows_no_secret(
 
 @pytest.mark.parametrize("url", ["http://me:secret@host:port/api", "http://me:secret@[::1/api"])
 def test_doctor_survives_an_address_that_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses() -> None:
-        raise ValueError(f"1 validation error for Settings\n  Value error, {url} is none")
-
-    monkeypatch.setattr("prefect.settings.get_current_settings", refuses)
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setattr("prefect.settings.get_current_settings", lambda: prefect.settings.Settings())
     for found in (network._server(url, None, None, ask=True), *network.check_prefect(ask=True)):
         assert found.name == "version" or (found.state == "broken" and found.mend and "secret" not in str(found))
+
+
+@pytest.mark.parametrize(("name", "why"), [("PREFECT_SERVER_API_PORT", "integer"), ("PREFECT_LOGGING_LEVEL", "DEBUG")])
+def test_a_setting_that_prefect_cannot_use_is_named(name: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of Prefect's groups of settings it belongs to, and without its value: it may be a secret."""
+    monkeypatch.setenv(name, "secret")
+    monkeypatch.setattr("prefect.settings.get_current_settings", lambda: prefect.settings.Settings())
+    found = list(network.check_prefect(ask=False))[-1]
+    assert found.state == "broken" and name in found.found and why in found.found and "secret" not in str(found)
+    monkeypatch.setattr(cli, "app", lambda **_: prefect.settings.Settings())
+    said = refused("run", "tiny")
+    assert f"Prefect's setting {name}: " in said and "unset it" in said and "secret" not in said
+    assert refused_setting(ValueError("of another kind")) is None
 
 
 @pytest.mark.parametrize(
