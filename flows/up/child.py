@@ -1,7 +1,7 @@
-"""`python -m logitfuse.flows.up.child MODULE …` runs a module that ends with the `logitfuse up` that started it.
+"""`python -m logitfuse.flows.up.child MODULE …` runs a module that ends with the command that started it.
 
-`up` stops its processes in order. Where it cannot, because it was itself killed, nothing of it may stay: a worker
-without its `up` would take runs beside the next one's worker.
+`up` stops its processes in order, and a run its temporary server. Where they cannot, because they were themselves
+killed, nothing of them may stay: a worker without its `up` would take runs beside the next one's worker.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from logitfuse.tasks.training.parent import die_with
 
 UP = "LOGITFUSE_UP"  # the `identity` of the `logitfuse up` that a process belongs to; all its descendants inherit it
+OWNER = "LOGITFUSE_OWNER"  # the `identity` of the process that a child alone, without its descendants, ends with
 CHILD = (sys.executable, "-m", "logitfuse.flows.up.child")  # and then a module with its arguments
 
 
@@ -26,6 +27,8 @@ def end_with_up() -> None:
 def main() -> None:
     """Run the module named first, with the arguments that follow."""
     end_with_up()
+    if owner := os.environ.pop(OWNER, None):
+        die_with(owner)
     # A shell without job control starts what ends in `&` with Ctrl-C ignored; workers are stopped by that signal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     module, *sys.argv[1:] = sys.argv[1:]

@@ -1,19 +1,31 @@
-"""The server that Prefect starts for one run does not die of the Ctrl-C that is meant for the run."""
+"""The server that Prefect starts for one run lives as long as the run, no shorter and no longer."""
 
-import signal
+import os
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from prefect.server.api.server import SubprocessASGIServer
 
 from logitfuse.flows import temporary_server
 from logitfuse.storage.errors import BadInput
+from logitfuse.tasks.training.parent import identity
 
-SAYS_WHAT_IS_BLOCKED = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set()))"
+STARTS_IT = """
+import time
+from logitfuse.flows.temporary_server import start_temporary_server
+start_temporary_server()
+from prefect.server.api.server import SubprocessASGIServer
+server = SubprocessASGIServer()  # the one that the flows take
+print(server.server_process.pid, server.api_url + "/health", sep="\\n", flush=True)
+time.sleep(600)
+"""
 
 
 def configured(monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
@@ -28,16 +40,24 @@ def answers(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
     monkeypatch.setattr(temporary_server, "get_client", lambda **_: nullcontext(client))
 
 
-def test_its_process_does_not_hear_ctrl_c_and_this_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-
-    def start(self: Any) -> None:
-        said.append(subprocess.check_output([sys.executable, "-c", SAYS_WHAT_IS_BLOCKED], text=True).strip())
-
-    monkeypatch.setattr(SubprocessASGIServer, "start", start)
-    configured(monkeypatch, None)
-    temporary_server.start_temporary_server()
-    assert said == ["True"] and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+@pytest.mark.server
+def test_it_hears_no_signal_to_the_runs_processes_and_ends_with_the_run_however_that_ends(tmp_path: Path) -> None:
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_PROFILES_PATH": str(tmp_path / "none")}
+    run = subprocess.Popen(
+        [sys.executable, "-c", STARTS_IT], stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
+    )
+    assert run.stdout
+    server = int(run.stdout.readline())
+    assert os.getpgid(server) == server != os.getpgid(run.pid) and httpx.get(run.stdout.readline().strip()).is_success
+    run.kill()
+    run.wait()
+    for _ in range(200):
+        try:
+            identity(server)
+        except ProcessLookupError:
+            return
+        time.sleep(0.2)
+    raise AssertionError("it is still there")
 
 
 def test_where_a_server_is_configured_none_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
