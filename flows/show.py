@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from rich.console import ConsoleOptions, RenderableType
+from rich.console import ConsoleOptions, Group, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.segment import Segment
@@ -52,9 +52,8 @@ class PlainConsole(LastingConsole):
             self.print(text, highlight=False, soft_wrap=True)
             return
         first, *others = text.wrap(self, max(1, self.width - hang)) or [Text()]
-        self.print(first, highlight=False)
-        for each in others:
-            self.print(Padding(each, (0, 0, 0, hang), expand=False), highlight=False)
+        # At once: other threads print, too, and their lines must not come between these.
+        self.print(Group(first, *(Padding(each, (0, 0, 0, hang), expand=False) for each in others)), highlight=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """Yield the segments of anything printed, their text made harmless."""

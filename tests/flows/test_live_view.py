@@ -104,6 +104,15 @@ def test_words_are_broken_between_them_in_a_terminal_only() -> None:
         assert not terminal or (shown[0][0] != " " and all(each.startswith("  ") for each in shown[1:]))
 
 
+def test_broken_words_are_written_at_once() -> None:
+    """Other threads print between two writes."""
+    written: list[str] = []
+    stream = io.StringIO()
+    stream.write = lambda text: written.append(text) or len(text)  # type: ignore[method-assign,func-returns-value]
+    PlainConsole(file=stream, force_terminal=True, width=40).tell("several words " * 8, hang=2)
+    assert len(written) == 1 and written[0].count("\n") == 4
+
+
 @pytest.fixture
 def half_done(tiny_recipe: Callable[..., Recipe]) -> Run:
     run = Run(tiny_recipe())
