@@ -23,6 +23,13 @@ def show_headroom(facts: dict[str, Any]) -> None:
         errors.print(f"[bold red]Warning:[/] {escape(warning)}", highlight=False)
 
 
+READ_AS = (
+    "Same token, longer, shorter: the source's next token ends where the target's does, after it, before it; own: no "
+    "source serves. Taught: with a fused target. Change below 0: the targets know more than the student. Ruled out: "
+    "true tokens that the targets hold impossible."
+)
+
+
 def headroom_table(rows: list[Row]) -> Table:
     """A row per class and per domain; below zero is headroom, infinite where true tokens are ruled out."""
     first = rows[0]
@@ -37,6 +44,8 @@ def headroom_table(rows: list[Row]) -> Table:
     for row in pick_rows(rows, **{"class": ALL}):
         if row["domain"] != ALL:
             _add(table, row, row["domain"])
+    table.caption = READ_AS
+    table.caption_justify = "left"
     return table
 
 
