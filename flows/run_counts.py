@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from logitfuse.flows.completion import STAGES
@@ -36,6 +37,7 @@ class StageCount:
     damaged: int = 0
     bytes: int = 0
     tokens_per_second: float | None = None
+    called: str = ""  # its source for people, where that is known to be another name
 
     @property
     def total(self) -> int:
@@ -64,7 +66,8 @@ class Wanted:
         for stage in ORDER:
             if not self._is_complete(stage):
                 self.found[stage] = stage_status(self.run, stage)
-        return [count for stage, statuses in self.found.items() for count in _counts(stage, statuses)]
+        counts = [count for stage, statuses in self.found.items() for count in _counts(stage, statuses)]
+        return [replace(count, called=self.run.called(count.stage, count.source) or "") for count in counts]
 
     def _is_complete(self, stage: str) -> bool:
         return stage in self.found and all(status.state == "done" for status in self.found[stage])
@@ -81,9 +84,10 @@ class Wanted:
 def _counts(stage: str, statuses: list[UnitStatus]) -> Iterable[StageCount]:
     for source in dict.fromkeys(status.unit.source or "" for status in statuses):
         mine = [status for status in statuses if (status.unit.source or "") == source]
-        counts = {state: sum(s.state == state for s in mine) for state in ("done", "missing", "waiting", "damaged")}
+        states = Counter(status.state for status in mine)
+        done, missing, waiting, damaged = (states[state] for state in ("done", "missing", "waiting", "damaged"))
         size = sum(file.bytes for status in mine if status.record for file in status.record.files)
-        yield StageCount(stage, source, **counts, bytes=size)
+        yield StageCount(stage, source, done, missing, waiting, damaged, size)
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def _note_bars(notes: Sequence[ProgressNote]) -> list[Bar]:
 def _count_bars(counts: Sequence[StageCount]) -> list[Bar]:
     """Return bars of the stages that are there in part, from what is counted alone."""
     part = [count for count in counts if 0 < count.done < count.total]
-    return [Bar(f"{c.stage} {c.source}".strip(), Standing("shards", c.done, c.total)) for c in part]
+    return [Bar(f"{c.stage} {c.called or c.source}".strip(), Standing("shards", c.done, c.total)) for c in part]
 
 
 def last_of_journal(store: LocalStore) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from logitfuse.flows.bar_rows import stage_bars
 from logitfuse.flows.live_view import LiveView
 from logitfuse.flows.loudness import Loudness, loudness
+from logitfuse.flows.pace import quantity
 from logitfuse.flows.repeating import repeating
 from logitfuse.flows.stage_progress import Ahead, Measure, StageProgress
 from logitfuse.flows.terminal import LastingConsole, ResizableLive, harmless
@@ -167,5 +168,6 @@ def status_table(counts: Sequence[StageCount]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for count in counts:
         numbers = (f"{number:,}" if number else "" for number in (getattr(count, state) for state in states))
-        table.add_row(count.stage, escape(count.source), f"{count.done:,}", *numbers, f"{count.bytes / 1e6:,.1f} MB")
+        source = escape(count.called or count.source)
+        table.add_row(count.stage, source, f"{count.done:,}", *numbers, quantity(count.bytes, "bytes"))
     return table

@@ -55,6 +55,12 @@ class Run:
         models = [self.target, *self.teachers.values()]
         return {source.tokenizer_label: source for source in reversed(models)}
 
+    def called(self, stage: str, source: str | None) -> str | None:
+        """Name a stage's source for people: a tokenizer after the first model that has it, its label tells nobody."""
+        if stage in ("encode", "map") and source in self.tokenizers:
+            return f"{self.tokenizers[source].label}'s tokenizer"
+        return source
+
     @cached_property
     def given(self) -> dict[str, Source]:
         """All models of the run as the recipe names them, by label: the target first."""

@@ -35,7 +35,7 @@ def stage_rows(run: Run, amounts: Amounts, stages: list[str] | None = None) -> l
             units = _units(run, stage, source, amounts)
             done, size = standing.get(source, (0, 0))
             measure, amount = _amount(run, stage, source, amounts)
-            row = Row(stage, source, _called(run, stage, source), units, done, measure, amount, exact(0), size)
+            row = Row(stage, source, run.called(stage, source), units, done, measure, amount, exact(0), size)
             row = replace(row, steps=_steps(run, stage, source, amounts))
             found.append(replace(row, bytes=_with_standing(row, row_bytes(run, row, amounts))))
     return found
@@ -123,9 +123,3 @@ def _steps(run: Run, stage: str, source: str | None, amounts: Amounts) -> int:
     if stage != "train":
         return 0
     return training_steps(amounts.of("train/positions").value, amounts.of("train/sequences").value, run.recipe.train)
-
-
-def _called(run: Run, stage: str, source: str | None) -> str | None:
-    if stage in ("encode", "map") and source in run.tokenizers:
-        return f"{run.tokenizers[source].label}'s tokenizer"
-    return source

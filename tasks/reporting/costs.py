@@ -19,7 +19,7 @@ def stage_costs(run: Run, stages: list[str]) -> list[dict[str, Any]]:
         by_source: dict[str | None, list[Record]] = {}
         for unit in run.units(stage):
             by_source.setdefault(unit.source, []).append(run.record(unit))
-        names = {source: _called(run, stage, source) for source in by_source}
+        names = {source: run.called(stage, source) for source in by_source}
         rows += [_cost(stage, names[source], records) for source, records in by_source.items()]
     return rows
 
@@ -32,10 +32,3 @@ def _cost(stage: str, source: str | None, records: list[Record]) -> dict[str, An
         "seconds": round(sum(record.made.get("seconds", 0.0) for record in records), 3),
         "bytes": sum(file.bytes for record in records for file in record.files),
     }
-
-
-def _called(run: Run, stage: str, source: str | None) -> str | None:
-    """Name a tokenizer after the first model that has it: nobody knows it by its label."""
-    if stage in ("encode", "map") and source in run.tokenizers:
-        return f"{run.tokenizers[source].label}'s tokenizer"
-    return source
