@@ -1,5 +1,6 @@
 """What a report says first: whether fusing paid, by how much, whether that is certain; and its tables."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,13 @@ def test_every_table_has_its_rows() -> None:
     (capture,) = cost_rows(facts["stages"])
     assert (capture["units"], capture["seconds"], capture["bytes"]) == (6, 140.0, 4_000_000)
     assert [part["source"] for part in capture["parts"]] == ["small", "big"]
+
+
+def test_only_the_least_of_a_row_is_bold() -> None:
+    shown = page(handmade())
+    assert len(re.findall(r'<td class="n best"', shown)) == 3, "one in each of three rows"
+    heavy = [rule for rule in re.findall(r"[^{}]+{[^{}]*font-weight: [67][^{}]*}", shown) if re.search(r"\.all td", rule)]
+    assert heavy == [], "a row that is bold throughout hides which of its numbers is the least"
 
 
 def test_looks_at_held_out_text_stand_at_the_tokens_seen_by_then() -> None:
