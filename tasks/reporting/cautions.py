@@ -48,6 +48,20 @@ def weighed(facts: dict[str, Any]) -> list[Caution]:
     return sorted(found, key=lambda caution: WEIGHTS.index(caution.weight))
 
 
+def beside_the_answer(facts: dict[str, Any]) -> list[Caution]:
+    """Return the warnings that a page lists: all but what its answer says itself."""
+    return [caution for caution in weighed(facts) if caution.weight != ANSWER]
+
+
+def gravest(facts: dict[str, Any]) -> str:
+    """Say in a line how many warnings the page lists, and what the gravest begins with; nothing if there are none."""
+    found = beside_the_answer(facts)
+    if not found:
+        return ""
+    first = found[0].text.partition(". ")[0].rstrip(".")
+    return f"{len(found)} warnings in the report, first: {first}." if len(found) > 1 else f"A warning: {first}."
+
+
 def has_control(facts: dict[str, Any]) -> bool:
     """Say whether the fused model was compared with a control."""
     return pick(facts["gains"], role="control", domain=MEAN) is not None

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from report_facts import compared, handmade
 
+from logitfuse.tasks.report import in_short
 from logitfuse.tasks.reporting.cautions import cautions, weighed
 from logitfuse.tasks.reporting.curve_plots import curve_plot
 from logitfuse.tasks.reporting.curves import held_out_looks
 from logitfuse.tasks.reporting.formats import day, percent, places
 from logitfuse.tasks.reporting.gains import NO_DIFFERENT, change, span
 from logitfuse.tasks.reporting.gains import against as compared_with
-from logitfuse.tasks.reporting.headline import gained
+from logitfuse.tasks.reporting.headline import gained, headline, what
 from logitfuse.tasks.reporting.marks import models_of
 from logitfuse.tasks.reporting.page import page
 from logitfuse.tasks.reporting.tables import cost_rows, result_table, source_rows, winner_rows
@@ -96,6 +97,35 @@ def test_a_difference_that_is_none_is_not_called_lower() -> None:
     assert answer(facts).startswith("No gain shown") and cards(facts)[0]["answer"] == "Not shown"
 
 
+def with_levels(facts: dict[str, Any], target: float, control: float) -> dict[str, Any]:
+    """Put losses of target and control in, in nats per byte."""
+    for row in facts["results"]:
+        row["nats_per_byte"] = {"target": target, "control": control}.get(row["role"], row["nats_per_byte"])
+    return facts
+
+
+def test_the_verdict_comes_first_and_the_control_has_its_part_of_the_gain() -> None:
+    facts = with_levels(against(0.0, target=3.0), 1.0, 0.97)
+    facts["gains"][0] |= gain(-0.001, 0.0002, 0.002)
+    assert headline(facts).startswith("As good as its control, and no better")
+    assert headline(facts).endswith("Against before, its loss is 3.0% lower, the control's 3.0% lower.")
+    assert gained(facts).endswith("; the control's own is 3.0% lower than before.")
+    assert what(facts) == "small was trained on what big predicted.", "whether it learnt of it is for the verdict"
+    assert headline(against(None)) == answer(against(None)), "without a control the verdict says all"
+    level = with_levels(facts, 1.0, 1.0)
+    assert gained(level).endswith("; the control's own is no different from before.")
+
+
+def test_in_short_a_report_says_how_many_warnings_its_page_has() -> None:
+    facts = against(-2.0, target=-1.0)
+    assert in_short(against(2.0)) == [headline(against(2.0))]
+    verdict, warnings = in_short(facts)
+    assert verdict.startswith("Fusing did not pay") and warnings.startswith("A warning: The fused model is worse than")
+    facts["headroom"]["warnings"] = ["The targets are worse: 3.1. Learning costs."]
+    listed = page(facts).count('<li class="serious">') + page(facts).count('<li class="care">')
+    assert in_short(facts)[1] == f"{listed} warnings in the report, first: The targets are worse: 3.1." and listed == 2
+
+
 def test_shuffled_sources_are_named_as_such() -> None:
     facts = against(2.0)
     facts["fusion"]["shuffled"] = True
@@ -174,7 +204,9 @@ def test_every_table_has_its_rows() -> None:
 def test_only_the_least_of_a_row_is_bold() -> None:
     shown = page(handmade())
     assert len(re.findall(r'<td class="n best"', shown)) == 3, "one in each of three rows"
-    heavy = [rule for rule in re.findall(r"[^{}]+{[^{}]*font-weight: [67][^{}]*}", shown) if re.search(r"\.all td", rule)]
+    heavy = [
+        rule for rule in re.findall(r"[^{}]+{[^{}]*font-weight: [67][^{}]*}", shown) if re.search(r"\.all td", rule)
+    ]
     assert heavy == [], "a row that is bold throughout hides which of its numbers is the least"
 
 
