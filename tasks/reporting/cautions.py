@@ -146,10 +146,23 @@ def _alignment(facts: dict[str, Any]) -> list[str]:
         if row["served_share"] < LITTLE_SERVED:
             found.append(f"{label} serves only {row['served_share']:.0%} of the target's positions.")
         if row["mass_kept"] < LITTLE_MASS:
-            found.append(f"{label} keeps only {row['mass_kept']:.0%} of its probability on the target's vocabulary.")
+            found.append(_little_mass(label, row["mass_kept"], itself=label == facts["target"]))
         if row["beyond_context_share"] > MUCH_BEYOND_CONTEXT:
             found.append(f"{row['beyond_context_share']:.0%} of the text is longer than {label} can read.")
     return found
+
+
+def _little_mass(label: str, kept: float, *, itself: bool) -> str:
+    """Say why little of a model's probability is left: its own vocabulary is the target's, so there it is k alone."""
+    if itself:
+        return (
+            f"Of {label}'s own probability only {kept:.0%} was captured: it spreads over more than the k likeliest "
+            "tokens. Raise capture.k."
+        )
+    return (
+        f"{label} keeps only {kept:.0%} of its probability on the target's vocabulary: the rest was not among its k "
+        "likeliest tokens, for which raise capture.k, or has no counterpart there."
+    )
 
 
 def _few_documents(facts: dict[str, Any]) -> list[Caution]:
