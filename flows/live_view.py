@@ -25,12 +25,13 @@ class Mark(StrEnum):
     PART = "in part"
     WAITING = "to come"
     FAULT = "damaged"
+    OFF = "off"  # nothing in it is asked for
 
 
 SIGNS = {Mark.DONE: ("✓", "+"), Mark.WORKING: ("▶", ">"), Mark.PART: ("◐", "~"), Mark.WAITING: ("·", "."),
-         Mark.FAULT: ("✗", "!")}  # fmt: skip
+         Mark.FAULT: ("✗", "!"), Mark.OFF: ("–", "-")}  # fmt: skip
 STYLES = {Mark.DONE: "green", Mark.WORKING: "bold cyan", Mark.PART: "yellow", Mark.WAITING: "dim",
-          Mark.FAULT: "bold red"}  # fmt: skip
+          Mark.FAULT: "bold red", Mark.OFF: "dim"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,16 @@ class Losses:
         return {"model": self.model, **values, "held_out": self.held_out}
 
 
-def newest_losses(folder: Path, since: float = 0.0) -> list[Losses]:
-    """Return the losses of each model, from its newest metrics file, of those written after the Unix time `since`."""
+def newest_losses(folder: Path, since: float = 0.0, among: Collection[str] | None = None) -> list[Losses]:
+    """Return the losses of each model, from its newest metrics file, of those written after the Unix time `since`.
+
+    `among`: only these files, by their paths below the folder; other recipes may have trained in it, too.
+    """
     found = []
     for pattern in PLACES:
         for place in sorted(folder.glob(pattern)):
-            files = [(stamp, file) for file in place.glob(NAME) if (stamp := _stamp(file)) > since]
+            named = [f for f in place.glob(NAME) if among is None or f.relative_to(folder).as_posix() in among]
+            files = [(stamp, file) for file in named if (stamp := _stamp(file)) > since]
             if files and (losses := _read(max(files)[1], place.relative_to(folder).as_posix())):
                 found.append(losses)
     return found

@@ -26,7 +26,7 @@ class Overview:
 
     def __init__(self, recipe: Recipe, stages: Sequence[str]) -> None:
         self._folder, self._place, self._name = recipe.folder, recipe.place, recipe.name
-        self._stages = list(stages)
+        self._recipe, self._stages = recipe, list(stages)
         self._present = ""
         self._began, self._clock = time.time(), time.monotonic()
         self._losses: list[str] = []
@@ -58,8 +58,18 @@ class Overview:
         if len(self._stages) == 1:
             return {}
         at = self._stages.index(self._present) if self._present in self._stages else -1
+        off = switched_off(self._recipe)
         marks = [Mark.DONE if n < at else Mark.WORKING if n == at else Mark.WAITING for n in range(len(self._stages))]
-        return dict(zip(self._stages, marks, strict=True))
+        return {s: Mark.OFF if s in off else mark for s, mark in zip(self._stages, marks, strict=True)}
+
+
+def switched_off(recipe: Recipe) -> set[str]:
+    """Return the stages in which a recipe asks for nothing."""
+    from logitfuse.tasks.merge_settings import merges
+
+    adapts = any(model.adapt is not None for model in (recipe.target, *recipe.sources))
+    asked = {"adapt": adapts, "merge": merges(recipe), "suites": recipe.suites.wanted}
+    return {stage for stage, wanted in asked.items() if not wanted}
 
 
 def free_disk(folder: Path) -> str:

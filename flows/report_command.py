@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -37,8 +36,7 @@ def report(
     from logitfuse.tasks.checks import check_folder
     from logitfuse.tasks.execute import do_unit
     from logitfuse.tasks.inspect.opened import recipe_of
-    from logitfuse.tasks.report import report_page
-    from logitfuse.tasks.reporting.headline import headline
+    from logitfuse.tasks.report import in_short, report_page, told_facts
     from logitfuse.tasks.run import Run
     from logitfuse.tasks.unit import Unit
 
@@ -48,10 +46,10 @@ def report(
         begin = f"logitfuse run {typed(recipe, overrides)}"
         raise BadInput(f"run folder {run.store.place}: nothing lies there to report of. Run: {begin}")
     do_unit(run, Unit("report"), redo=True)
-    page = report_page(run)
-    facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    facts = told_facts(run)
     if as_json:
         answer(facts)
         return
-    console.print(headline(facts), highlight=False, markup=False)
-    console.print(f"The report: {page}", soft_wrap=True, markup=False)
+    for line in in_short(facts):
+        console.print(line, highlight=False, markup=False)
+    console.print(f"The report: {report_page(run)}", soft_wrap=True, markup=False)

@@ -13,9 +13,9 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from logitfuse.flows.artifacts import artifact_key
 from logitfuse.tasks.markdown_text import plain
-from logitfuse.tasks.report import report_page
+from logitfuse.tasks.report import in_short, report_page, told_facts
 from logitfuse.tasks.reporting.formats import percent
-from logitfuse.tasks.reporting.headline import headline
+from logitfuse.tasks.reporting.headline import gained, headline, what
 from logitfuse.tasks.reporting.verdict import answer
 from logitfuse.tasks.run import Run
 
@@ -45,10 +45,10 @@ def publish_result(run: Run, warn: Callable[[str], None]) -> None:
 
 
 def log_result(run: Run, info: Callable[[str], None]) -> None:
-    """Say in two lines what a run gained and where its report is."""
-    page = report_page(run)
-    info(headline(json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))))
-    info(f"The report: {page.resolve()}")
+    """Say whether fusing paid, what to heed before believing it, and where the report is."""
+    for line in in_short(told_facts(run)):
+        info(line)
+    info(f"The report: {report_page(run).resolve()}")
 
 
 def result_text(facts: dict[str, Any], page: Path) -> str:
@@ -62,7 +62,7 @@ def result_text(facts: dict[str, Any], page: Path) -> str:
     models.sort(key=lambda model: MADE.index(model[1]) if model[1] in MADE else len(MADE))
     domains = list(dict.fromkeys(row["domain"] for row in facts["results"]))
     cells = {(row["domain"], row["model"], row["role"]): row for row in facts["results"]}
-    said = f"**{plain(answer(facts))}** {plain(headline(facts))}"
+    said = f"**{plain(answer(facts))}** {plain(f'{what(facts)} {gained(facts)}')}"
     lines = [f"# {plain(facts['run'])}", "", said, "", _where(page), ""]
     lines += ["Held-out nats per byte, lower is better; in brackets 95% intervals by document.", ""]
     lines += [

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from logitfuse.flows.completion import STAGES
-from logitfuse.storage.errors import ShardCorrupt
+from logitfuse.storage.errors import ShardCorrupt, ShardMissing
 from logitfuse.storage.records import LISTED, Record, from_bytes
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RECORD = re.compile(r"(.+)\.[0-9a-f]{20}\.json")
 BY_SHARD = frozenset({"encode", "capture", "align", "fuse"})
+TRAINED = frozenset({"train", "adapt"})
 OF_LATE = 32  # records whose times make up a speed
 RECENT = 900.0  # seconds after which a speed is of the past
 
@@ -76,6 +77,15 @@ class Wanted:
         """Whether nothing is left to do."""
         return all(self._is_complete(stage) for stage in self.found)
 
+    def metrics(self) -> set[str]:
+        """Return the metrics files of the models that the recipe wants, which others may have trained beside."""
+        found = set()
+        for unit in (status for status in self.units if status.unit.stage in TRAINED and status.state != "waiting"):
+            with suppress(ShardMissing, ShardCorrupt):
+                made = unit.record or self.run.work(unit.unit)
+                found.add(f"{made.place}/metrics.{made.key}.jsonl")
+        return found
+
     @property
     def units(self) -> list[UnitStatus]:
         return [status for statuses in self.found.values() for status in statuses]
@@ -117,6 +127,9 @@ class Standing:
 
     def is_done(self, counts: Iterable[StageCount]) -> None:
         """Nobody knows without the recipe."""
+
+    def metrics(self) -> None:
+        """Of several models in one place nobody knows which is meant: the newest is."""
 
     def _place(self, store: LocalStore, place: str) -> list[_Result]:
         newest: dict[str, _Result] = {}

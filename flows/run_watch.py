@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ class Counted(Protocol):
     def look(self) -> list[StageCount]: ...
 
     def is_done(self, counts: Sequence[StageCount]) -> bool | None: ...
+
+    def metrics(self) -> Collection[str] | None: ...
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ class RunState:
         if any(count.damaged for count in counts):
             return Mark.FAULT
         if not done:
-            return Mark.WAITING if total or not self._nothing_asked(stage) else Mark.DONE
+            return Mark.OFF if not total and self._nothing_asked(stage) else Mark.WAITING
         return Mark.DONE if done == total else Mark.PART
 
     def _nothing_asked(self, stage: str) -> bool:
-        """Whether a stage has nothing to do; known once a later one has begun."""
-        return any(count.done for count in self.counts if STAGES.index(count.stage) > STAGES.index(stage))
+        """Whether a stage has nothing to do; known of a recipe, and of a folder once a later stage has begun."""
+        return self.is_done is not None or any(
+            count.done for count in self.counts if STAGES.index(count.stage) > STAGES.index(stage)
+        )
 
     @property
     def view(self) -> LiveView:
@@ -117,7 +121,7 @@ def run_state(name: str, store: LocalStore, counted: Counted) -> RunState:
         place=store.place,
         counts=counts,
         notes=read_notes(store),
-        losses=newest_losses(root),
+        losses=newest_losses(root, among=counted.metrics()),
         free=free_disk(root),
         last=last_of_journal(store),
         is_done=counted.is_done(counts),
@@ -200,7 +204,7 @@ class _Watched:
 
 def plain_line(state: RunState) -> str:
     """Say in a line where a run stands."""
-    marks = state.marks
+    marks = {stage: mark for stage, mark in state.marks.items() if mark is not Mark.OFF}
     done = sum(mark is Mark.DONE for mark in marks.values())
     bars = [f"{bar.name.strip()}: {bar.at}" for bar in _note_bars(state.notes) or _count_bars(state.counts)]
     parts = [f"{done} of {len(marks)} stages done", *bars, *map(str, state.losses if state.notes else ())]

@@ -7,6 +7,7 @@ folder keeps the bytes that its record vouches for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ import yaml
 from logitfuse.tasks.arms import CONTROL, source_of
 from logitfuse.tasks.licences import NOT_STATED, hub_id, is_hub_id, licence_facts, licence_of, public_name, revision_of
 from logitfuse.tasks.markdown_text import fenced, plain
-from logitfuse.tasks.results import MEAN
 
 if TYPE_CHECKING:
     from logitfuse.storage.records import Record
@@ -170,23 +170,24 @@ def _results(done: Done | None) -> str:
         after = "`logitfuse push` adds them once the model is evaluated." if done is None else "It was not evaluated."
         return f"## Results\n\nNone are stated here. {after}"
     models = list(dict.fromkeys((result.model, result.role) for result in done.results))
-    title = "Held-out nats per byte over identical bytes (lower is better), with 95% intervals by document."
+    title = "Held-out nats per byte over identical bytes, with 95% intervals by document (bold: the least of its row)."
     names = [name if name == role else f"{name} ({role})" for name, role in models]
     lines = ["## Results", "", title, "", f"| text | {' | '.join(names)} |", "|---" * (len(models) + 1) + "|"]
     domains = list(dict.fromkeys(result.domain for result in done.results))
     for domain in domains:
         row = {(r.model, r.role): r for r in done.results if r.domain == domain}
         documents = next(iter(row.values())).documents
-        cells = [_cell(row.get(model), domain == MEAN) for model in models]
+        least = min((r.nats_per_byte for r in row.values() if math.isfinite(r.nats_per_byte)), default=None)
+        cells = [_cell(row.get(model), least) for model in models]
         lines.append(f"| {plain(domain)} ({documents} documents) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(result: Result | None, bold: bool) -> str:
+def _cell(result: Result | None, least: float | None) -> str:
     if result is None:
         return "–"
     text = f"{result.nats_per_byte:.4f} [{result.low:.3f}, {result.high:.3f}]"
-    return f"**{text}**" if bold else text
+    return f"**{text}**" if result.nats_per_byte == least else text
 
 
 def _data(run: Run, shards: tuple[Record, ...]) -> str:

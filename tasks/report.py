@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from logitfuse.storage.shards import verified_folder
 from logitfuse.tasks.engine import Counts, Progress, Work
@@ -48,6 +48,7 @@ def work(run: Run, unit: Unit) -> Work:
 
 def write_report(run: Run, folder: Path) -> Counts:
     """Write report.json and report.html into a folder."""
+    from logitfuse.tasks.reporting.cautions import beside_the_answer
     from logitfuse.tasks.reporting.facts import gather
     from logitfuse.tasks.reporting.page import page  # drawing is slow to import, and most commands draw nothing
 
@@ -56,7 +57,7 @@ def write_report(run: Run, folder: Path) -> Counts:
         json.dumps(facts, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     (folder / "report.html").write_text(page(facts), encoding="utf-8")
-    return {"models": len({row["model"] for row in facts["results"]}), "warnings": len(facts["warnings"])}
+    return {"models": len({row["model"] for row in facts["results"]}), "warnings": len(beside_the_answer(facts))}
 
 
 def report_page(run: Run) -> Path:
@@ -67,6 +68,20 @@ def report_page(run: Run) -> Path:
     run.record(Unit("report"))
     _publish(run, run.work(Unit("report")))
     return run.recipe.folder / "report.html"
+
+
+def told_facts(run: Run) -> dict[str, Any]:
+    """Return what the report of a run says, as its page does. Raises `ShardMissing` before the stage is done."""
+    facts: dict[str, Any] = json.loads(report_page(run).with_suffix(".json").read_text(encoding="utf-8"))
+    return facts
+
+
+def in_short(facts: dict[str, Any]) -> list[str]:
+    """Say what came of a run in two lines: the verdict, and how many warnings there are with the gravest."""
+    from logitfuse.tasks.reporting.cautions import gravest
+    from logitfuse.tasks.reporting.headline import headline
+
+    return [line for line in (headline(facts), gravest(facts)) if line]
 
 
 def _publish(run: Run, described: Work) -> None:

@@ -48,6 +48,20 @@ def weighed(facts: dict[str, Any]) -> list[Caution]:
     return sorted(found, key=lambda caution: WEIGHTS.index(caution.weight))
 
 
+def beside_the_answer(facts: dict[str, Any]) -> list[Caution]:
+    """Return the warnings that a page lists: all but what its answer says itself."""
+    return [caution for caution in weighed(facts) if caution.weight != ANSWER]
+
+
+def gravest(facts: dict[str, Any]) -> str:
+    """Say in a line how many warnings the page lists, and what the gravest begins with; nothing if there are none."""
+    found = beside_the_answer(facts)
+    if not found:
+        return ""
+    first = found[0].text.partition(". ")[0].rstrip(".")
+    return f"{len(found)} warnings in the report, first: {first}." if len(found) > 1 else f"A warning: {first}."
+
+
 def has_control(facts: dict[str, Any]) -> bool:
     """Say whether the fused model was compared with a control."""
     return pick(facts["gains"], role="control", domain=MEAN) is not None
@@ -132,10 +146,23 @@ def _alignment(facts: dict[str, Any]) -> list[str]:
         if row["served_share"] < LITTLE_SERVED:
             found.append(f"{label} serves only {row['served_share']:.0%} of the target's positions.")
         if row["mass_kept"] < LITTLE_MASS:
-            found.append(f"{label} keeps only {row['mass_kept']:.0%} of its probability on the target's vocabulary.")
+            found.append(_little_mass(label, row["mass_kept"], itself=label == facts["target"]))
         if row["beyond_context_share"] > MUCH_BEYOND_CONTEXT:
             found.append(f"{row['beyond_context_share']:.0%} of the text is longer than {label} can read.")
     return found
+
+
+def _little_mass(label: str, kept: float, *, itself: bool) -> str:
+    """Say why little of a model's probability is left: its own vocabulary is the target's, so there it is k alone."""
+    if itself:
+        return (
+            f"Of {label}'s own probability only {kept:.0%} was captured: it spreads over more than the k likeliest "
+            "tokens. Raise capture.k."
+        )
+    return (
+        f"{label} keeps only {kept:.0%} of its probability on the target's vocabulary: the rest was not among its k "
+        "likeliest tokens, for which raise capture.k, or has no counterpart there."
+    )
 
 
 def _few_documents(facts: dict[str, Any]) -> list[Caution]:

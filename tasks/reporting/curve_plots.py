@@ -17,6 +17,7 @@ CURVES = {  # name: title, unit
     "fusion_loss": ("Loss against the sources", "nats per token"),
     "held_out": ("Loss on held-out text", "nats per byte"),
 }
+LEAST_RANGE = 0.005  # of the loss, from the bottom of a drawing to its top: what differs by less looks equal
 FEW_POINTS = 30  # are marked one by one
 Points = list[tuple[float, float]]
 
@@ -64,6 +65,11 @@ def draw_curve(axes: Axes, arms: dict[str, Points], unit: str, palette: Palette)
     axes.locator_params(axis="x", nbins=6)
     axes.xaxis.set_major_formatter(lambda value, _: _thousands(value))
     axes.yaxis.set_tick_params(labelcolor=palette.faint)
+    axes.ticklabel_format(axis="y", style="plain", useOffset=False)
+    low, high = axes.get_ylim()
+    middle, half = (low + high) / 2, LEAST_RANGE * abs(low + high) / 4
+    if high - low < 2 * half:
+        axes.set_ylim(middle - half, middle + half)
 
 
 def _thousands(value: float) -> str:

@@ -8,6 +8,7 @@ from logitfuse.tasks.train import shown_metrics
 from logitfuse.tasks.training.metrics import read_metrics
 
 if TYPE_CHECKING:
+    from logitfuse.storage.records import Record
     from logitfuse.tasks.run import Run
 
 MOST_POINTS = 300
@@ -31,7 +32,7 @@ def training_facts(run: Run) -> dict[str, dict[str, Any]]:
             "settings": record.settings,
             "clm_loss": last_tenth(lines, "clm_loss"),
             "fusion_loss": last_tenth(lines, "fusion_loss"),
-            "tokens_per_s": median([line["tokens_per_s"] for line in lines if line.get("tokens_per_s") is not None]),
+            "tokens_per_s": overall_speed(record, lines),
             "mfu": median([line["mfu"] for line in lines if line.get("mfu") is not None]),
             "skipped": [
                 {"step": line["step"], "why": line["skipped"], "documents": line.get("documents", [])}
@@ -77,6 +78,16 @@ def thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
             point[name] = sum(v * w for v, w in known) / weight if weight else None
         points.append(point)
     return points
+
+
+def overall_speed(record: Record, lines: list[dict[str, Any]]) -> float | None:
+    """Return tokens per second of the whole training, as the terminal says it; None where no time is known.
+
+    Of one that was taken up again the record has the last process' time only; its steps then took longer.
+    """
+    steps = sum(line.get("seconds") or 0.0 for line in lines)
+    seconds = max(record.made.get("seconds") or 0.0, steps)
+    return float(record.counts["tokens"] / seconds) if seconds else None
 
 
 def median(values: list[float]) -> float | None:

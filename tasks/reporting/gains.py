@@ -32,7 +32,7 @@ def _place(value: float) -> int:
 
 def change(gain: Gain) -> str:
     """Write by how much a loss is lower or higher: `3.4% lower`; `no different` where no warranted digit says so."""
-    return _change(gain["percent"], decimals(gain))
+    return changed_by(gain["percent"], decimals(gain))
 
 
 def against(gain: Gain, other: str) -> str:
@@ -58,6 +58,7 @@ def at_most(gain: Gain) -> str:
     return f"{farthest(gain):.{decimals(gain)}f}%"
 
 
-def _change(percent: float, digits: int) -> str:
+def changed_by(percent: float, digits: int) -> str:
+    """Write by how many percent a loss is lower (above 0) or higher, with so many decimals."""
     shown = f"{abs(percent):.{digits}f}"
     return NO_DIFFERENT if float(shown) == 0 else f"{shown}% {'lower' if percent > 0 else 'higher'}"

@@ -10,7 +10,7 @@ import yaml
 from markupsafe import Markup
 
 from logitfuse.tasks.reporting import formats
-from logitfuse.tasks.reporting.cautions import ANSWER, weighed
+from logitfuse.tasks.reporting.cautions import beside_the_answer
 from logitfuse.tasks.reporting.curve_plots import CURVES, curve_plot
 from logitfuse.tasks.reporting.gains import change, span
 from logitfuse.tasks.reporting.headline import gained, what
@@ -46,7 +46,7 @@ def page(facts: dict[str, Any]) -> str:
         what=what(facts),
         gained=gained(facts),
         cards=cards(facts),
-        cautions=[caution for caution in weighed(facts) if caution.weight != ANSWER],
+        cautions=beside_the_answer(facts),
         models=models,
         glyphs={model["model"]: (model["glyph"], model["colour"]) for model in reversed(models)},
         table=result_table(facts),

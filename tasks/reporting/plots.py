@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from logitfuse.tasks.reporting.gains import against
 from logitfuse.tasks.reporting.marks import AGAINST, ROLES, all_text_first, models_of, shortened, shown_domain
@@ -15,6 +17,7 @@ from logitfuse.tasks.results import MEAN
 
 WIDTH = 4.9  # inches; at 72 a line this stays legible on a phone
 MOST_DOMAINS = 16  # that are drawn, those with most documents; the table has all
+CHARACTERS = 25  # that fit below the panels together, beside the domains' names
 VERDICT_COLOURS = {"better": "good", "worse": "bad", "unclear": "faint"}
 
 
@@ -89,8 +92,23 @@ def draw_gains(panels: list[Axes], rows: list[dict[str, Any]], domains: list[str
             values = row["percent_low"], row["percent"], row["percent_high"]
             _interval(axes, domains.index(row["domain"]), values, ROLES[role][0], colour, fill)
         axes.set_xlabel(f"% against {AGAINST[role]}")
-        axes.locator_params(axis="x", nbins=4)
         axes.margins(x=0.12)
+        _few_ticks(axes, CHARACTERS // len(panels))
+
+
+def _few_ticks(axes: Axes, characters: int) -> None:
+    """Put as many ticks as have room for their numbers, four at most; tiny numbers are long and get fewer."""
+    low, high = axes.get_xlim()
+    for most in (4, 3, 2, 1):
+        ticks = [tick for tick in MaxNLocator(nbins=most).tick_values(low, high) if low <= tick <= high]
+        labels = [f"{tick:.6g}".replace("-", "−") for tick in ticks]
+        room = [characters * (b - a) / (high - low) for a, b in pairwise(ticks)]
+        needed = [(len(a) + len(b)) / 2 + 1 for a, b in pairwise(labels)]
+        if all(has >= needs for has, needs in zip(room, needed, strict=True)):
+            break
+    else:
+        ticks, labels = ticks[:1], labels[:1]
+    axes.set_xticks(ticks, labels)
 
 
 def domain_rows(axes: Axes, domains: list[str], palette: Palette) -> None:

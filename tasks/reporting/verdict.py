@@ -121,7 +121,7 @@ def _certain(facts: dict[str, Any], main: dict[str, Any] | None) -> Card:
     ]
     if domains := _domains(facts, main["role"]):
         notes.append(domains)
-    return card | {"answer": said, "notes": notes, "interval": interval(main)}
+    return card | {"answer": said, "notes": notes, "interval": interval(main), "hollow": main["verdict"] == "unclear"}
 
 
 def _domains(facts: dict[str, Any], role: str) -> str:

@@ -23,6 +23,7 @@ from rich.console import Console
 from logitfuse.flows.bar_rows import Bar
 from logitfuse.flows.live_view import LiveView, Mark
 from logitfuse.flows.losses import newest_losses
+from logitfuse.flows.overview import Overview, switched_off
 from logitfuse.flows.pace import Standing
 from logitfuse.flows.progress_notes import noting, read_notes
 from logitfuse.flows.run_counts import Standing as StandingCounts
@@ -32,9 +33,10 @@ from logitfuse.flows.show import PlainConsole
 from logitfuse.flows.stage_progress import Ahead, Measure, StageProgress
 from logitfuse.flows.terminal import ResizableLive
 from logitfuse.storage.places import open_store
+from logitfuse.storage.records import Record
 from logitfuse.storage.store import LocalStore
 from logitfuse.tasks.checks import claim_folder
-from logitfuse.tasks.execute import do_prepare, do_units
+from logitfuse.tasks.execute import UnitStatus, do_prepare, do_units
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.stages import ORDER
@@ -191,6 +193,33 @@ def test_losses_are_those_of_the_newest_file_whatever_stands_in_it(tmp_path: Pat
     assert str(losses) == "train/fused  step 2/4  loss 2.5000  held-out 0.7500 nats/byte"
     assert losses.facts()["fusion_loss"] is None and json.dumps(losses.facts(), allow_nan=False)
     assert newest_losses(tmp_path, since=time.time() + 60) == []
+
+
+def test_losses_are_those_of_the_recipe_and_not_of_another_one_beside_it(tmp_path: Path) -> None:
+    place = tmp_path / "train" / "fused"
+    place.mkdir(parents=True)
+    for key, when in (("mine", 100), ("other", 200)):
+        (place / f"metrics.{key}.jsonl").write_text(json.dumps({"step": 1, "steps": 1, "loss": when}) + "\n")
+        os.utime(place / f"metrics.{key}.jsonl", (when, when))
+    record = Record(stage="train", place="train/fused", name="model", key="mine", files=[])
+    states = [UnitStatus(Unit("train", "fused"), "done", record), UnitStatus(Unit("merge"), "waiting")]
+    among = Wanted(None, found={"train": states}).metrics()  # type: ignore[arg-type]
+    assert [found.line["loss"] for found in newest_losses(tmp_path, among=among)] == [100]
+    assert [found.line["loss"] for found in newest_losses(tmp_path)] == [200]
+    assert newest_losses(tmp_path, among=set()) == []
+
+
+def test_a_stage_that_is_off_is_never_ticked(half_done: Run) -> None:
+    off = {"adapt", "merge", "suites"}
+    exact = run_state("tiny", half_done.store, Wanted(Run(half_done.recipe)))
+    assert {stage for stage, mark in exact.marks.items() if mark is Mark.OFF} == off == switched_off(half_done.recipe)
+    store = half_done.store
+    alone = run_state("tiny", store, StandingCounts(lambda: store))
+    assert Mark.DONE not in {alone.marks[stage] for stage in off}
+    overview = Overview(half_done.recipe, ORDER)
+    overview.stage_begins("report")
+    marks = overview.view([]).marks
+    assert {marks[stage] for stage in off} == {Mark.OFF} and marks["train"] is Mark.DONE
 
 
 def test_status_of_a_folder_in_json_and_refusals(half_done: Run, tmp_path: Path) -> None:

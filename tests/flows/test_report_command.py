@@ -10,6 +10,8 @@ from done_runs import done_run
 from tiny_run import write_tiny_run
 from transformers import PreTrainedModel
 
+from logitfuse.tasks.report import in_short
+
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -44,6 +46,9 @@ def test_by_recipe_and_by_folder_it_says_the_same(recipe: Path, page: Path) -> N
         page.write_text("an older page")
         found = answer("report", str(given))
         assert found.code == 0 and f"The report: {page}" in found.said, found
+        verdict, warnings = in_short(before)
+        said = " ".join(found.said.split())
+        assert -1 < said.find(verdict) < said.find(warnings) < said.find("The report:"), found
         assert facts(page) == before and before["run"] in page.read_text() and before["results"]
     told = json.loads(answer("report", str(recipe), "--json").out)
     assert told.pop("made") and told == before

@@ -1,20 +1,27 @@
 """What a report says first: whether fusing paid, by how much, whether that is certain; and its tables."""
 
+import re
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from report_facts import compared, handmade
 
+from logitfuse.storage.records import Record
+from logitfuse.tasks.report import in_short
 from logitfuse.tasks.reporting.cautions import cautions, weighed
-from logitfuse.tasks.reporting.curve_plots import curve_plot
-from logitfuse.tasks.reporting.curves import held_out_looks
+from logitfuse.tasks.reporting.curve_plots import curve_plot, draw_curve
+from logitfuse.tasks.reporting.curves import held_out_looks, overall_speed
 from logitfuse.tasks.reporting.formats import day, percent, places
 from logitfuse.tasks.reporting.gains import NO_DIFFERENT, change, span
 from logitfuse.tasks.reporting.gains import against as compared_with
-from logitfuse.tasks.reporting.headline import gained
+from logitfuse.tasks.reporting.headline import gained, headline, what
 from logitfuse.tasks.reporting.marks import models_of
 from logitfuse.tasks.reporting.page import page
+from logitfuse.tasks.reporting.plots import WIDTH, draw_gains
+from logitfuse.tasks.reporting.svg import drawing
 from logitfuse.tasks.reporting.tables import cost_rows, result_table, source_rows, winner_rows
 from logitfuse.tasks.reporting.verdict import answer, cards, interval
 from logitfuse.tasks.reporting.winners import PLACES, Winners
@@ -95,6 +102,35 @@ def test_a_difference_that_is_none_is_not_called_lower() -> None:
     assert answer(facts).startswith("No gain shown") and cards(facts)[0]["answer"] == "Not shown"
 
 
+def with_levels(facts: dict[str, Any], target: float, control: float) -> dict[str, Any]:
+    """Put losses of target and control in, in nats per byte."""
+    for row in facts["results"]:
+        row["nats_per_byte"] = {"target": target, "control": control}.get(row["role"], row["nats_per_byte"])
+    return facts
+
+
+def test_the_verdict_comes_first_and_the_control_has_its_part_of_the_gain() -> None:
+    facts = with_levels(against(0.0, target=3.0), 1.0, 0.97)
+    facts["gains"][0] |= gain(-0.001, 0.0002, 0.002)
+    assert headline(facts).startswith("As good as its control, and no better")
+    assert headline(facts).endswith("Against before, its loss is 3.0% lower, the control's 3.0% lower.")
+    assert gained(facts).endswith("; the control's own is 3.0% lower than before.")
+    assert what(facts) == "small was trained on what big predicted.", "whether it learnt of it is for the verdict"
+    assert headline(against(None)) == answer(against(None)), "without a control the verdict says all"
+    level = with_levels(facts, 1.0, 1.0)
+    assert gained(level).endswith("; the control's own is no different from before.")
+
+
+def test_in_short_a_report_says_how_many_warnings_its_page_has() -> None:
+    facts = against(-2.0, target=-1.0)
+    assert in_short(against(2.0)) == [headline(against(2.0))]
+    verdict, warnings = in_short(facts)
+    assert verdict.startswith("Fusing did not pay") and warnings.startswith("A warning: The fused model is worse than")
+    facts["headroom"]["warnings"] = ["The targets are worse: 3.1. Learning costs."]
+    listed = page(facts).count('<li class="serious">') + page(facts).count('<li class="care">')
+    assert in_short(facts)[1] == f"{listed} warnings in the report, first: The targets are worse: 3.1." and listed == 2
+
+
 def test_shuffled_sources_are_named_as_such() -> None:
     facts = against(2.0)
     facts["fusion"]["shuffled"] = True
@@ -170,6 +206,15 @@ def test_every_table_has_its_rows() -> None:
     assert [part["source"] for part in capture["parts"]] == ["small", "big"]
 
 
+def test_only_the_least_of_a_row_is_bold() -> None:
+    shown = page(handmade())
+    assert len(re.findall(r'<td class="n best"', shown)) == 3, "one in each of three rows"
+    heavy = [
+        rule for rule in re.findall(r"[^{}]+{[^{}]*font-weight: [67][^{}]*}", shown) if re.search(r"\.all td", rule)
+    ]
+    assert heavy == [], "a row that is bold throughout hides which of its numbers is the least"
+
+
 def test_looks_at_held_out_text_stand_at_the_tokens_seen_by_then() -> None:
     lines = [{"step": step, "tokens": 10} | ({"held_out": {"mean": 0.5}} if step == 2 else {}) for step in (1, 2, 3)]
     assert held_out_looks(lines) == [{"step": 2, "tokens_seen": 20, "mean": 0.5}]
@@ -178,6 +223,54 @@ def test_looks_at_held_out_text_stand_at_the_tokens_seen_by_then() -> None:
     for told in facts["training"].values():
         told["held_out"] = [{"step": 4, "tokens_seen": 400, "mean": None}]
     assert curve_plot(facts, "held_out") == ""
+
+
+def test_the_speed_is_that_of_the_whole_training() -> None:
+    lines = [{"seconds": 1.0, "tokens_per_s": 9000.0}, {"seconds": 1.5}, {}]
+    assert overall_speed(trained({"seconds": 20.0}), lines) == 50, "loading and looks took time too"
+    assert overall_speed(trained({"seconds": 1.0}), lines) == 400, "taken up again: the steps took longer"
+    assert overall_speed(trained({}), []) is None
+
+
+def trained(made: dict[str, Any]) -> Record:
+    counts = {"tokens": 1000}
+    return Record(stage="train", place="train/fused", name="model", key="k", files=[], counts=counts, made=made)
+
+
+@pytest.mark.parametrize("percents", [(-0.0001, 0.00005, 0.0002), (0.24, 0.27, 0.31), (-3.0, 0.0, 12.0), (0, 0, 0)])
+def test_numbers_below_a_drawing_have_room(percents: tuple[float, float, float]) -> None:
+    rows = [gain(*percents) | {"role": role, "domain": MEAN} for role in ("control", "target")]
+    with drawing("gains") as palette:
+        figure = Figure(figsize=(WIDTH, 2.0), layout="constrained")
+        panels = list(figure.subplots(1, 2, sharey=True))
+        draw_gains(panels, rows, [MEAN], palette)
+        figure.canvas.draw()
+        shown = [label.get_window_extent() for axes in panels for label in axes.get_xticklabels()]
+    assert len(shown) >= 2
+    assert all(left.x1 < right.x0 for left, right in pairwise(shown)), shown
+
+
+def test_curves_that_are_equal_look_equal() -> None:
+    with drawing("held_out") as palette:
+        axes = Figure(layout="constrained").subplots()
+        draw_curve(axes, {"fused": [(56757, 3.2094818)], "control": [(56757, 3.2094808)]}, "nats per byte", palette)
+        axes.figure.canvas.draw()
+        low, high = axes.get_ylim()
+        assert axes.yaxis.get_offset_text().get_text() == ""
+    assert 0.0049 < (high - low) / 3.2094818 < 0.0051 and low < 3.2094808 < high
+
+
+def test_little_mass_of_the_target_itself_is_not_its_vocabularys_fault() -> None:
+    facts = handmade()
+    for row in facts["alignment"].values():
+        row["mass_kept"] = 0.03
+    itself, source = cautions(facts)
+    assert itself.startswith("Of small's own") and "vocabulary" not in itself
+    assert all(text.count("aise capture.k") == 1 for text in (itself, source))
+
+
+def test_what_may_be_chance_is_hollow_everywhere() -> None:
+    assert 'class="dot hollow"' in page(against(0.2)) and 'class="dot hollow"' not in page(against(2.0))
 
 
 def test_numbers_as_people_read_them() -> None:
