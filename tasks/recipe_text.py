@@ -18,11 +18,24 @@ def shipped_recipes() -> list[str]:
     return sorted(entry.name for entry in files("logitfuse.recipes").iterdir() if entry.name.endswith(".yaml"))
 
 
+SUBJECT = ("target", "sources", "corpus")  # what a run is about: a file names at least one of them
+
+
 def recipe_content(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a recipe's file says, overrides applied, before it is validated."""
+    """Return what a recipe's file says, overrides applied, before it is validated.
+
+    Raises `BadInput` for a file that says nothing of what its run is about: it would silently be the demo's run.
+    """
     content = _parse(_text_of(path), path)
+    empty = not content
     for override in overrides:
         apply_override(content, override)
+    if not any(content.get(name) for name in SUBJECT):
+        said = "there is nothing in it" if empty else "it names no target, no sources and no corpus"
+        raise BadInput(
+            f"{path}: {said}. A recipe says which model learns (target), from which (sources) and on what text "
+            "(corpus): logitfuse init writes one; logitfuse run demo is the demo."
+        )
     return content
 
 

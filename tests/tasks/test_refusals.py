@@ -180,6 +180,19 @@ def test_recipes_that_cannot_be_read(tmp_path: Path) -> None:
         read_recipe("default", ["fuse.rule"])
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "nothing in it"), ("# a note\n", "nothing in it"), ("null", "nothing in it"), ("name: x", "no target"),
+     ("train: {}\nsources: []\n", "no target")],
+)  # fmt: skip
+def test_a_file_that_names_neither_models_nor_text_is_not_the_demo(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(text)
+    with pytest.raises(BadInput, match=rf"{words}.*logitfuse init"):
+        read_recipe(str(file), ["name=other"])
+    assert read_recipe(str(file), ["corpus.source=texts"]).corpus.source == "texts"
+
+
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_is_valid(name: str) -> None:
     recipe = read_recipe(name)
