@@ -47,6 +47,11 @@ def _text_of(path: str) -> str:
     shipped = shipped_recipes()
     if name in shipped:
         return files("logitfuse.recipes").joinpath(name).read_text(encoding="utf-8")
+    if path and file.is_dir():
+        raise BadInput(
+            f"{path}: this is a folder, and a recipe is a YAML file. A run's folder can be given to logitfuse inspect, "
+            "report and status."
+        )
     names = [recipe.removesuffix(".yaml") for recipe in shipped]
     which = known_names(path, names, called="Shipped")
     raise BadInput(f"{path}: no such file, and no shipped recipe of that name. {which}")
@@ -74,7 +79,8 @@ def _parse(text: str, path: str) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise BadInput(f"{path}: a recipe is a mapping of fields, not a {type(content).__name__}.")
+        found = "a list" if isinstance(content, list) else "a single value"
+        raise BadInput(f"{path}: a recipe is fields with values, `field: value` on a line each; this is {found}.")
     return content
 
 
