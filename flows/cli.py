@@ -36,6 +36,7 @@ from logitfuse.flows.study import study
 from logitfuse.flows.typed_recipe import forget, with_recipe
 from logitfuse.flows.up.command import up
 from logitfuse.flows.verify import verify
+from logitfuse.flows.version import begin
 from logitfuse.flows.worker_config import worker_config
 from logitfuse.storage.errors import LogitfuseError, without_passwords
 from logitfuse.storage.system_errors import explained, out_of_memory
@@ -57,6 +58,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Prefect and clusters": {"up": up, "deploy": deploy, "worker-config": worker_config},
     "Studies": {"study": study, "results": results_page},
 }
+app.callback()(begin)
 for panel, commands in COMMANDS.items():
     for called, function in commands.items():
         app.command(called, cls=Command, rich_help_panel=panel)(function)

@@ -33,7 +33,12 @@ def convert(
     source: SourceOption = None,
     shards: ShardsOption = None,
     remove: Annotated[
-        bool, typer.Option("--remove", help="Delete the other form once the new one is there and verified.")
+        bool,
+        typer.Option(
+            "--remove",
+            help="Delete the other form once the new one is there and verified. Only where capture.codec asks for the "
+            "new one.",
+        ),
     ] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -53,6 +58,8 @@ def convert(
 
     codec, chosen = known_codec(to), parse_shards(shards)
     current = Run(read_recipe(recipe, overrides or ()))
+    if remove:
+        _refuse_to_undo(codec, current.recipe.capture.codec, recipe)
     check_folder(current.recipe)
     check_space(current.recipe)
     found = []
@@ -76,6 +83,16 @@ def known_codec(name: str) -> Codec:
     if name not in ("plain", "compact"):
         raise BadInput(f"--to {name}: there is no such form. Forms: plain, compact.")
     return cast("Codec", name)
+
+
+def _refuse_to_undo(codec: Codec, asked: Codec, recipe: str) -> None:
+    """Raise `BadInput` before the form that a recipe asks for is deleted: its runs would have to capture it again."""
+    if asked != codec:
+        raise BadInput(
+            f"--remove: {recipe} asks for the {asked} form, so without it everything would be captured again. Nothing "
+            f"was changed. Write `capture: {{codec: {codec}}}` into the recipe, or give --set capture.codec={codec} "
+            "here and in every later command; without --remove both forms stand."
+        )
 
 
 def facts(made: Converted) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from logitfuse.flows.stage_progress import Made, StageProgress
 from logitfuse.flows.training_plot import training_lines
 from logitfuse.flows.work_ahead import stage_progress
 from logitfuse.kernels.closest_name import known_names
-from logitfuse.storage.errors import BadInput, without_passwords
+from logitfuse.storage.errors import BadInput, LogitfuseError, without_passwords
 from logitfuse.storage.locks import open_own
 from logitfuse.tasks.execute import chosen_units, do_prepare, do_units, is_up_to_date
 from logitfuse.tasks.plan.text_warnings import prepared_lines
@@ -95,7 +95,8 @@ def journal(folder: Path, first: str, last: str) -> Iterator[None]:
         yield
         line["ended"] = "done"
     except Exception as error:
-        line["ended"] = without_passwords(f"{type(error).__name__}: {error}")
+        told = isinstance(error, LogitfuseError)  # made for users, who need no class's name
+        line["ended"] = without_passwords(str(error) if told else f"{type(error).__name__}: {error}")
         raise
     finally:
         line["seconds"] = round(time.monotonic() - clock, 3)
@@ -176,7 +177,10 @@ def parse_shards(text: str | None) -> tuple[int, int] | None:
     ends = (low, high) if dash else (low,)
     if not all(end.isascii() and end.isdecimal() and len(end) < 10 for end in ends):
         raise BadInput(f"shards {text!r}: write A-B or one number, for example 0-9.")
-    return int(low), int(high or low)
+    first, last = int(low), int(high or low)
+    if first > last:
+        raise BadInput(f"shards {text!r}: the range is backwards. Write {last}-{first}.")
+    return first, last
 
 
 def summary(unit: Unit | str, outcome: Outcome, tokens: float | None = None) -> str:

@@ -13,9 +13,9 @@ import typer
 from logitfuse.flows.inspect_text import Colour, show_document, show_worst
 from logitfuse.flows.options import JsonOption, QuietOption, SetOption, VerboseOption
 from logitfuse.flows.show import bars, console, errors
-from logitfuse.flows.typed_recipe import typed
+from logitfuse.flows.typed_recipe import note_unless_folder, run_up_to, typed
 from logitfuse.flows.written_file import write_text
-from logitfuse.storage.errors import BadInput
+from logitfuse.storage.errors import BadInput, ShardMissing
 
 if TYPE_CHECKING:
     from logitfuse.tasks.inspect.documents import Place
@@ -33,7 +33,11 @@ Only = Annotated[str | None, typer.Option(help="Look only into these shards: A-B
 def inspect(
     recipe: Annotated[
         str,
-        typer.Argument(metavar="RECIPE_OR_RUN", help="A YAML file, a shipped recipe's name, or a run's folder."),
+        typer.Argument(
+            metavar="RECIPE_OR_RUN",
+            help="A YAML file, a shipped recipe's name, or a run's folder.",
+            callback=note_unless_folder,
+        ),
     ],
     doc: Annotated[str | None, typer.Option(help="The document with this id.")] = None,
     text: Annotated[str | None, typer.Option("--search", help="The first document that holds this text.")] = None,
@@ -72,7 +76,10 @@ def inspect(
     if worst is not None and at is not None:
         raise BadInput("--at: --worst finds the tokens itself. Give --doc to look at another one.")
     run = _opened(recipe, overrides or ())
-    standing = fused_shards(run)
+    try:
+        standing = fused_shards(run)
+    except ShardMissing as error:
+        raise run_up_to(error, "fuse") from error
     inspector = Inspector(run, models=not no_models, top=top)
     if worst is not None:
         found = _worst(inspector, _spread(standing, shards), worst, by, as_json)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from logitfuse.flows.pace import scaled
-from logitfuse.storage.errors import DoesNotFit
+from logitfuse.storage.errors import BadInput, DoesNotFit
 from logitfuse.tasks.plan.fit import gigabytes
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ def plan_first(
 
     try:
         found = glance(run, stages)
+    except BadInput as error:
+        if "prepare" not in stages:
+            say(f"plan: it cannot be made ({error})")
+        else:  # it reads the same text, and ends with the very message
+            say("plan: it cannot be made of this text")
+        return None
     except Exception as error:  # nothing that only informs may end a run
         say(f"plan: it cannot be made ({type(error).__name__}: {error})")
         return None

@@ -10,8 +10,8 @@ from logitfuse.flows.completion import complete_recipe
 from logitfuse.flows.json_answers import answer
 from logitfuse.flows.options import JsonOption, QuietOption, SetOption, VerboseOption
 from logitfuse.flows.show import console
-from logitfuse.flows.typed_recipe import typed
-from logitfuse.storage.errors import BadInput
+from logitfuse.flows.typed_recipe import note_unless_folder, run_up_to, typed
+from logitfuse.storage.errors import BadInput, ShardMissing
 
 
 def report(
@@ -21,6 +21,7 @@ def report(
             metavar="RECIPE|FOLDER",
             help="A recipe, or the folder of a run that has a report.",
             autocompletion=complete_recipe,
+            callback=note_unless_folder,
         ),
     ],
     overrides: SetOption = None,
@@ -45,7 +46,10 @@ def report(
     if run.store.is_empty():
         begin = f"logitfuse run {typed(recipe, overrides)}"
         raise BadInput(f"run folder {run.store.place}: nothing lies there to report of. Run: {begin}")
-    do_unit(run, Unit("report"), redo=True)
+    try:
+        do_unit(run, Unit("report"), redo=True)
+    except ShardMissing as error:
+        raise run_up_to(error) from error
     facts = told_facts(run)
     if as_json:
         answer(facts)

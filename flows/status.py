@@ -15,6 +15,7 @@ from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.json_answers import answer
 from logitfuse.flows.options import JsonOption, SetOption
 from logitfuse.flows.show import console, status_table
+from logitfuse.flows.typed_recipe import note_unless_folder
 from logitfuse.storage.errors import BadInput
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def status(
             metavar="RECIPE|FOLDER",
             help="A recipe; or a run's folder or s3:// URL, of which only what lies there is counted, without models.",
             autocompletion=complete_recipe,
+            callback=note_unless_folder,
         ),
     ],
     overrides: SetOption = None,

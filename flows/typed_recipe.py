@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
+
+from logitfuse.storage.errors import ShardMissing
+from logitfuse.storage.urls import is_url
 
 PLACEHOLDER = re.compile(r"(logitfuse (?:run|stage \w+|status|verify)) RECIPE\b")
 
@@ -22,6 +26,21 @@ def note_recipe(recipe: str) -> str:
     global _recipe
     _recipe = recipe
     return recipe
+
+
+def note_unless_folder(given: str) -> str:
+    """Argument callback where a run's folder may stand for its recipe: a folder is no recipe that `run` could take."""
+    try:
+        is_folder = Path(given).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):  # no name of a file
+        is_folder = False
+    return given if is_folder or is_url(given) else note_recipe(given)
+
+
+def run_up_to(error: ShardMissing, stage: str = "") -> ShardMissing:
+    """Return what is missing with advice to run all of it: the stages before it are most likely missing, too."""
+    missing = str(error).partition(" Run: ")[0]
+    return ShardMissing(f"{missing} Run: logitfuse run RECIPE{stage and f' --stop-after {stage}'}")
 
 
 def note_overrides(overrides: list[str] | None) -> list[str] | None:

@@ -89,8 +89,8 @@ class CaptureSettings(Settings):
     codec: Codec = Field(
         "plain",
         title="Codec",
-        description="plain: any Parquet reader sees the columns. compact: two thirds of the bytes, still Parquet, "
-        "rounded a little more.",
+        description="plain: any Parquet reader sees the columns. compact: about two thirds of the bytes, still "
+        "Parquet, rounded a little more.",
     )
 
     @property

@@ -12,11 +12,16 @@ from pydantic import ValidationError
 
 from logitfuse.kernels.bootstrap import ratio_interval
 from logitfuse.storage.errors import BadInput
+from logitfuse.storage.paths import user_path
+from logitfuse.tasks.arms import arms
 from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.engine import Outcome, Progress
+from logitfuse.tasks.ensemble import ENSEMBLE
 from logitfuse.tasks.evaluate import Contestant, EvaluateSettings
 from logitfuse.tasks.execute import do_prepare, do_unit
 from logitfuse.tasks.execution import Execution
+from logitfuse.tasks.merge_settings import MERGED
+from logitfuse.tasks.models.folder import check_folder
 from logitfuse.tasks.models.reference import ModelSettings
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.results import MEAN, documents_of
@@ -54,6 +59,7 @@ def compare(
     Without a corpus only the suites are asked. Raises `BadInput` or `ModelRefused`.
     """
     settings = [_model(model, dtype) for model in models]
+    _refuse_own_names(models, settings)
     try:
         recipe = Recipe(
             name=folder.name or "evaluation",
@@ -65,7 +71,9 @@ def compare(
             execution=Execution.model_validate({"folder": str(folder.parent), "device": device}),
         )
     except ValidationError as error:
-        raise BadInput(f"logitfuse evaluate: {explain(error, Recipe)} Write LABEL=MODEL to name a model.") from None
+        raise BadInput(
+            f"logitfuse evaluate: {explain(error, Recipe).removeprefix('recipe: ')}. Write LABEL=MODEL to name a model."
+        ) from None
     run = Run(recipe)
     roles = [Contestant("target", run.target.label)]
     contestants = roles + [Contestant("source", source.label) for source in recipe.sources]
@@ -80,10 +88,22 @@ def whole_text(source: str, documents: int | None = None) -> CorpusSettings:
 def _model(given: str, dtype: str) -> ModelSettings:
     label, equals, model = given.partition("=")
     content = {"model": model, "name": label} if equals else {"model": given}
+    if (folder := user_path(content["model"], "model")).is_dir():
+        check_folder(folder, content["model"])  # first of all: what its name lacks matters only of a model
     try:
         return ModelSettings.model_validate({**content, "dtype": dtype})
     except ValidationError as error:
         raise BadInput(f"{given}: {explain(error, ModelSettings)}") from None
+
+
+def _refuse_own_names(models: Sequence[str], settings: Sequence[ModelSettings]) -> None:
+    """Raise `BadInput` for a model with the short name of those that a run makes: results could not tell them apart."""
+    for given, one in zip(models, settings, strict=True):
+        if one.label in (*arms(Recipe()), MERGED, ENSEMBLE):
+            raise BadInput(
+                f"logitfuse evaluate: {given} would be called {one.label!r}, as a model that a run makes. Give it "
+                f"another name, LABEL=MODEL: my-{one.label}={one.model}"
+            )
 
 
 def run_comparison(

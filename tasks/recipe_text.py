@@ -18,11 +18,24 @@ def shipped_recipes() -> list[str]:
     return sorted(entry.name for entry in files("logitfuse.recipes").iterdir() if entry.name.endswith(".yaml"))
 
 
+SUBJECT = ("target", "sources", "corpus")  # what a run is about: a file names at least one of them
+
+
 def recipe_content(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a recipe's file says, overrides applied, before it is validated."""
+    """Return what a recipe's file says, overrides applied, before it is validated.
+
+    Raises `BadInput` for a file that says nothing of what its run is about: it would silently be the demo's run.
+    """
     content = _parse(_text_of(path), path)
+    empty = not content
     for override in overrides:
         apply_override(content, override)
+    if not any(content.get(name) for name in SUBJECT):
+        said = "there is nothing in it" if empty else "it names no target, no sources and no corpus"
+        raise BadInput(
+            f"{path}: {said}. A recipe says which model learns (target), from which (sources) and on what text "
+            "(corpus): logitfuse init writes one; logitfuse run demo is the demo."
+        )
     return content
 
 
@@ -34,6 +47,11 @@ def _text_of(path: str) -> str:
     shipped = shipped_recipes()
     if name in shipped:
         return files("logitfuse.recipes").joinpath(name).read_text(encoding="utf-8")
+    if path and file.is_dir():
+        raise BadInput(
+            f"{path}: this is a folder, and a recipe is a YAML file. A run's folder can be given to logitfuse inspect, "
+            "report and status."
+        )
     names = [recipe.removesuffix(".yaml") for recipe in shipped]
     which = known_names(path, names, called="Shipped")
     raise BadInput(f"{path}: no such file, and no shipped recipe of that name. {which}")
@@ -61,7 +79,8 @@ def _parse(text: str, path: str) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise BadInput(f"{path}: a recipe is a mapping of fields, not a {type(content).__name__}.")
+        found = "a list" if isinstance(content, list) else "a single value"
+        raise BadInput(f"{path}: a recipe is fields with values, `field: value` on a line each; this is {found}.")
     return content
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import typer
 
-from logitfuse.flows.init.looks import columns_of, look_at_model, look_at_text
+from logitfuse.flows.init.looks import columns_of, is_an_id, look_at_model, look_at_text
 from logitfuse.flows.init.sizes import Model, Text
 from logitfuse.flows.show import console, errors
 from logitfuse.storage.errors import LogitfuseError
@@ -59,7 +59,8 @@ def ask_text(check: bool) -> tuple[str, str, Text | None]:
         columns = columns_of(settings)
         column = "text"
         if columns and "text" not in columns:
-            column = str(typer.prompt(f"Which column holds the text? ({', '.join(columns)})", default=columns[0]))
+            proposed = None if is_an_id(columns[0]) else columns[0]
+            column = str(typer.prompt(f"Which column holds the text? ({', '.join(columns)})", default=proposed))
             settings = settings.model_copy(update={"text_column": column})
         if found := _tried(lambda: look_at_text(settings)):  # noqa: B023
             return source, column, found

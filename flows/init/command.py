@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from logitfuse.flows.init.recipe_text import Answers, recipe_text
 from logitfuse.flows.init.sizes import Model, Place, Sizes, Text, fits, suitable
 from logitfuse.flows.show import console, errors
+from logitfuse.flows.typed_recipe import typed
 from logitfuse.flows.written_file import write_text
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.yaml_text import parse_yaml
@@ -51,7 +53,9 @@ def init(
     file = out or Path(f"{answers.name}.yaml")
     _refuse_standing(file, force)
     write_text(file, content)
-    console.print(f"Next: logitfuse run {file}", highlight=False, markup=False, soft_wrap=True)
+    named = typed(str(file))
+    following = f"Next: logitfuse plan {named} tells what it will cost; then logitfuse run {named}"
+    console.print(following, highlight=False, markup=False, soft_wrap=True)
 
 
 def _is_asked_in_a_terminal() -> bool:
@@ -117,7 +121,14 @@ def _text(answers: Answers) -> Text:
     from logitfuse.flows.init.looks import look_at_text
     from logitfuse.tasks.corpus.settings import CorpusSettings
 
-    return look_at_text(CorpusSettings(source=answers.corpus, text_column=answers.text_column))
+    try:
+        return look_at_text(CorpusSettings(source=answers.corpus, text_column=answers.text_column))
+    except BadInput as error:  # it names the recipe's field, and what was given here is an option
+        raise BadInput(re.sub(r"\b([Ss])et text_column to", _give, str(error))) from error
+
+
+def _give(found: re.Match[str]) -> str:
+    return f"{'Give' if found[1] == 'S' else 'give'} --text-column"
 
 
 def _written(answers: Answers, known: dict[str, Model], text: Text | None, check: bool) -> str:

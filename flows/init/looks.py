@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from logitfuse.tasks.recipe import Recipe
 
 PATIENCE = 8.0  # seconds for a hub's answer
+FIRST_ROWS = 20  # by which the column of texts is guessed
 MOST_DOCUMENTS = 20_000  # that are counted
 
 
@@ -45,7 +48,8 @@ def _refuse_misspelt_folder(model: str) -> None:
 
     if near := folder_meant(model):
         raise ModelRefused(
-            f"model {model!r}: there is no such folder. {near}A model of the hub with that name: --no-check writes it."
+            f"model {model!r}: there is no such folder. {near}A model of the hub with that name is taken "
+            "unchecked: logitfuse init --no-check."
         )
 
 
@@ -73,7 +77,7 @@ def _ask_hub(model: str) -> Model:
     except Exception as error:  # no network; the client raises httpx's, its own and OSErrors
         raise ModelRefused(
             f"model {model!r}: the hub cannot be asked about it ({type(error).__name__}). Give a folder or "
-            "package:NAME, or write the recipe unchecked: --no-check."
+            "package:NAME, or write the recipe unchecked: logitfuse init --no-check."
         ) from error
     return Model(found.safetensors.total if found.safetensors else None)
 
@@ -92,14 +96,19 @@ def look_at_text(settings: CorpusSettings) -> Text:
 
 
 def columns_of(settings: CorpusSettings) -> list[str]:
-    """Return the columns of a corpus's first row that hold text."""
+    """Return the columns that hold text in a corpus's first rows: longest texts first, a column `id` last."""
     from logitfuse.tasks.corpus.readers import corpus_parts, located
 
-    try:
-        row = next(iter(chain.from_iterable(part.rows() for part in corpus_parts(located(settings)))))
-    except (BadInput, StopIteration):
-        return []
-    return [name for name, value in row.values.items() if isinstance(value, str)]
+    lengths: Counter[str] = Counter()
+    with suppress(BadInput):  # what was seen before will do
+        for row in islice(chain.from_iterable(part.rows() for part in corpus_parts(located(settings))), FIRST_ROWS):
+            lengths.update({name: len(value) for name, value in row.values.items() if isinstance(value, str)})
+    return sorted(lengths, key=lambda name: (is_an_id(name), -lengths[name]))
+
+
+def is_an_id(column: str) -> bool:
+    """Whether a column's name says that it holds names of documents, and so no text."""
+    return column.lower() == "id"
 
 
 def look_at_machine() -> Place:

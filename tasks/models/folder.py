@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from logitfuse.storage.errors import LogitfuseError, ModelRefused
 from logitfuse.tasks.models.weight_files import check_weights
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+MOST_NAMED = 3  # models within a folder that is none
 INDEX = "model.safetensors.index.json"
 # What is the machine's trouble and no file's fault.
 MACHINE = frozenset({errno.EIO, errno.ENOMEM, errno.ENFILE, errno.EMFILE, errno.ENOSPC, errno.EDQUOT})
@@ -22,13 +24,15 @@ def check_folder(folder: Path, name: str) -> None:
     """Raise `ModelRefused` unless a model's configuration, safetensors and tokenizer are there and can be a model's."""
     where = f"model {name!r}: {folder}"
     if not (folder / "config.json").is_file():
-        raise ModelRefused(f"{where} has no config.json, so it is no Hugging Face model folder.")
+        raise ModelRefused(
+            f"{where} has no config.json, so it is no Hugging Face model folder.{_models_within(folder)}"
+        )
     config = read_object(folder / "config.json", f"model {name!r}")
     _check_config(config, where)
     if not any(folder.glob("*.safetensors")):
         raise ModelRefused(
             f"{where} has no *.safetensors weights. Other formats can run code when opened; convert "
-            "them with save_pretrained(folder, safe_serialization=True)."
+            "them with save_pretrained(folder)."
         )
     if (folder / "adapter_config.json").is_file():
         raise ModelRefused(
@@ -42,6 +46,14 @@ def check_folder(folder: Path, name: str) -> None:
         )
     _check_index(folder, name)
     check_weights(folder, name, quantised=bool(config.get("quantization_config")))
+
+
+def _models_within(folder: Path) -> str:
+    """Say which folders up to three levels deeper hold a model, as a run's `train/fused/model.KEY` does."""
+    depths = ("*/config.json", "*/*/config.json", "*/*/*/config.json")
+    found = islice((file for depth in depths for file in folder.glob(depth)), MOST_NAMED)
+    named = " or ".join(str(file.parent) for file in found)
+    return f" Give the one within it: {named}" if named else ""
 
 
 def read_object(file: Path, what: str) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def test_a_result_is_redone_while_others_run_verify_and_read_it(troubled: Troubl
 def test_shards_change_their_form_while_a_run_reads_them(troubled: Troubled) -> None:
     troubled.given("prepare", "encode", "check", "capture", "map", "train")
     recipe = troubled.wanted.recipe(troubled.name)
-    converted = troubled.start(command=["convert", str(recipe), "--to", "compact", "--remove"])
+    wanted = ["--to", "compact", "--remove", "--set", "capture.codec=compact"]
+    converted = troubled.start(command=["convert", str(recipe), *wanted])
     ends = [troubled.end(), ended(converted)]
     for end in ends:
         assert end.code == WORKED or (end.code == TOLD and end.told), end.said

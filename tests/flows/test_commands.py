@@ -2,10 +2,12 @@
 
 import json
 import os
+import platform
 import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,14 @@ def test_the_recipe_on_the_page_is_one(tmp_path: Path) -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "my.yaml").write_text(text)
     assert read_recipe(str(tmp_path / "my.yaml")).sources[0].label == "gemma3-270m"
+
+
+def test_versions_are_shown_without_importing_what_is_large() -> None:
+    asked = "import sys; from logitfuse.flows.cli import main; sys.argv = ['logitfuse', '--version']\n"
+    asked += "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules, 'imported'\n"
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0] == f"logitfuse {version('logitfuse')}" and said[1] == f"python {platform.python_version()}"
+    assert f"torch {version('torch')}" in said, said
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

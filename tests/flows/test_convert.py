@@ -157,7 +157,8 @@ def test_a_kill_in_the_middle_leaves_nothing_half_done(content: dict[str, Any], 
         "    len(calls) == 3 and os.kill(os.getpid(), signal.SIGKILL)\n"
         "convert.write_compact = killing\n"
         "from logitfuse.flows.cli import main\n"
-        "sys.argv = ['logitfuse', 'convert', 'my.yaml', '--to', 'compact', '--remove']\n"
+        "sys.argv = ['logitfuse', 'convert', 'my.yaml', '--to', 'compact', '--remove',"
+        " '--set', 'capture.codec=compact']\n"
         "main()\n"
     )
     found = subprocess.run([sys.executable, killed], cwd=tmp_path, capture_output=True, text=True, env=os.environ)
@@ -176,12 +177,24 @@ def command(*arguments: str) -> tuple[int, str]:
     return found.exit_code, " ".join(found.output.split())
 
 
+def test_the_form_that_the_recipe_asks_for_is_not_removed(content: dict[str, Any], tmp_path: Path) -> None:
+    before, recipe = captured(content, "plain"), str(tmp_path / "my.yaml")
+    with pytest.raises(BadInput, match=r"asks for the plain form.*--set capture\.codec=compact"):
+        command(recipe, "--to", "compact", "--remove")
+    with pytest.raises(BadInput, match="asks for the compact form"):
+        command(recipe, "--to", "plain", "--remove", "--set", "capture.codec=compact")
+    assert captured(content, "plain") == before and not captured(content, "compact")
+
+
 def test_what_the_command_says(content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    code, said = command("my.yaml", "--to", "compact", "--source", "tiny-mpt", "--remove")
+    code, said = command("my.yaml", "--to", "compact", "--source", "tiny-mpt", "--shards", "0")
+    assert code == 0 and "set capture.codec: compact in my.yaml" in said
+    to_compact = ["my.yaml", "--to", "compact", "--source", "tiny-mpt", "--set", "capture.codec=compact"]
+    code, said = command(*to_compact, "--remove")
     assert code == 0
-    for words in ("capture/tiny-mpt/part-00000: converted", "bytes, the other form is removed", "3 converted, 0 in",
-                  "set capture.codec: compact in my.yaml", "align and after are then made again"):  # fmt: skip
+    for words in ("capture/tiny-mpt/part-00001: converted", "bytes, the other form is removed", "2 converted, 1 in",
+                  "align and after are then made again"):  # fmt: skip
         assert words in said
     code, said = command("my.yaml", "--to", "compact", "--source", "tiny-mpt")
     assert code == 0 and "up to date" in said and "0 converted, 3 in that form before." in said

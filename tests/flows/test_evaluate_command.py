@@ -9,7 +9,7 @@ from suites_in_small import write_choice
 from typer.testing import CliRunner
 
 from logitfuse.flows.cli import app
-from logitfuse.storage.errors import BadInput
+from logitfuse.storage.errors import BadInput, ModelRefused
 from logitfuse.tasks.suites import tasks_of
 
 pytestmark = pytest.mark.models
@@ -70,7 +70,18 @@ def test_what_cannot_be_evaluated_is_refused(arguments: list[str], said: str, mo
 
 
 def test_two_models_of_one_name_need_another(tmp_path: Path, models: list[str]) -> None:
-    with pytest.raises(BadInput, match="Write LABEL=MODEL"):
+    with pytest.raises(BadInput, match=r"evaluate: sources: .*another name\. Write LABEL=MODEL"):
         evaluate(
             models[0], models[1].replace("other", "tiny-llama"), "--text", str(write_corpus(tmp_path / "t.jsonl", 2))
         )
+
+
+def test_a_folder_around_a_model_is_no_model(tmp_path: Path, models: list[str]) -> None:
+    around = tmp_path / "runs" / "x" / "train" / "fused"
+    around.mkdir(parents=True)
+    (around / "model.0").symlink_to(models[0])
+    for given in (around, tmp_path / "runs" / "x"):
+        with pytest.raises(ModelRefused, match=rf"no config\.json.*within it: {around}/model\.0$"):
+            evaluate(str(given), "--text", "t.jsonl")
+    with pytest.raises(BadInput, match=rf"would be called 'fused'.*my-fused={models[0]}$"):
+        evaluate(f"fused={models[0]}", "--text", "t.jsonl")

@@ -1,11 +1,14 @@
 """The parts of the flows that need no Prefect server."""
 
+import json
+from pathlib import Path
 from typing import get_args
 
 import pytest
 from prefect.states import Failed
 
 from logitfuse.flows.artifacts import artifact_key, table_rows
+from logitfuse.flows.execute import journal, parse_shards
 from logitfuse.flows.pipeline import StageName
 from logitfuse.flows.prefect_settings import DEFAULTS, quiet_defaults
 from logitfuse.flows.stages import STAGE_FLOWS
@@ -89,3 +92,18 @@ def test_the_users_own_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     for name in DEFAULTS:
         monkeypatch.delenv(name, raising=False)
+
+
+def test_a_range_of_shards_that_is_backwards_is_told_forwards() -> None:
+    assert parse_shards("1-3") == (1, 3)
+    with pytest.raises(BadInput, match=r"'3-1': the range is backwards\. Write 1-3\."):
+        parse_shards("3-1")
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"), [(WorkFailed("two failed"), "two failed"), (KeyError("x"), "KeyError: 'x'")]
+)
+def test_the_journal_names_no_class_of_errors_made_for_users(error: Exception, ended: str, tmp_path: Path) -> None:
+    with pytest.raises(type(error)), journal(tmp_path, "check", "check"):
+        raise error
+    assert json.loads((tmp_path / "journal.jsonl").read_text())["ended"] == ended

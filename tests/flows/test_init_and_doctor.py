@@ -17,10 +17,12 @@ from logitfuse.flows import cli
 from logitfuse.flows.cli import app
 from logitfuse.flows.doctor import machine, network, packages
 from logitfuse.flows.init import command as init_command
+from logitfuse.flows.init.looks import columns_of
 from logitfuse.flows.init.recipe_text import Answers, recipe_text, scalar
 from logitfuse.flows.init.sizes import Model, Place, Text, fits, suitable
 from logitfuse.flows.prefect_settings import refused_setting
 from logitfuse.tasks.checks import check_run
+from logitfuse.tasks.corpus.settings import CorpusSettings
 from logitfuse.tasks.recipe import parse_recipe, read_recipe
 from logitfuse.tasks.run import Run
 
@@ -39,7 +41,7 @@ def test_flags_make_a_recipe_that_run_takes(here: Path, tiny_models: list[Path])
     first, second = map(str, tiny_models)
     given = ["init", "--target", first, "--source", second, "--corpus", "texts"]
     found = answer(*given)
-    assert found.code == 0 and "logitfuse run first-fused.yaml" in found.said, found
+    assert found.code == 0 and "logitfuse plan first-fused.yaml tells" in found.said, found
     text = (here / "first-fused.yaml").read_text()
     assert text.count("#") > 15 and "40 documents" in text
     recipe = read_recipe("first-fused.yaml")
@@ -56,7 +58,7 @@ def test_flags_make_a_recipe_that_run_takes(here: Path, tiny_models: list[Path])
         (["--target", "./nowhere"], ["no such folder"]),
         (["--source", "package:smolm2"], ["smollm2-135m"]),
         (["--corpus", "nowhere.jsonl"], ["no file or folder"]),
-        (["--corpus", "other.jsonl"], ["no column 'text'", "'body'"]),
+        (["--corpus", "other.jsonl"], ["no column 'text'", "'body'", "Give --text-column one"]),
         (["--name", "a/b"], ["name", "letters"]),
         (["--folder", "s3://me:secret@bucket/runs"], ["Leave them out"]),
         (["--source", ""], ["--source MODEL", "missing"]),
@@ -75,7 +77,9 @@ def test_what_run_would_refuse_is_refused_at_once(
 def test_a_misspelt_folder_is_not_looked_for_on_a_hub(here: Path) -> None:
     (here / "models" / "student").mkdir(parents=True)
     said = refused("init", "--target", "models/studnt", "--source", "models/student", "--corpus", "texts")
-    assert "there is no such folder" in said and "'models/student'" in said, said
+    assert "there is no such folder" in said and "logitfuse init --no-check" in said and "'models/student'" in said, (
+        said
+    )
 
 
 def test_without_a_terminal_nothing_is_asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +108,12 @@ def test_answers_are_looked_at_and_asked_again(
         assert words in " ".join(found.output.split()), found.output
     recipe = read_recipe("mine.yaml")
     assert (recipe.name, recipe.corpus.text_column, len(recipe.sources)) == ("mine", "body", 1)
+
+
+def test_the_column_with_the_longest_texts_is_proposed_and_never_an_id(here: Path) -> None:
+    rows = [{"id": f"a very long name of document {n}", "title": "t", "body": "words"} for n in range(3)]
+    (here / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert columns_of(CorpusSettings(source="other.jsonl")) == ["body", "title", "id"]
 
 
 def test_unchecked_a_recipe_can_be_of_models_that_are_elsewhere(here: Path) -> None:

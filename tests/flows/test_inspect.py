@@ -74,13 +74,21 @@ def test_the_trained_student_is_asked_where_there_is_none(recipe: str) -> None:
         (["--search", "no such text at all"], ["holds this text"]),
         (["--doc", "doc-1", "--at", "9999"], ["has", "tokens, counted from 0"]),
         (["--shards", "70-80"], ["none of these is fused"]),
-        (["--set", "map.strategy=exact"], ["nothing is fused yet", "--stop-after fuse"]),
+        (
+            ["--set", "map.strategy=exact"],
+            ["nothing is fused yet", "my.yaml --set map.strategy=exact --stop-after fuse"],
+        ),
         (["--html", "/nowhere/page.html", "--no-models"], ["cannot be written"]),
     ],
 )
 def test_mistakes_are_answered_in_plain_words(recipe: str, arguments: list[str], words: list[str]) -> None:
     said = refused("inspect", recipe, *arguments)
     assert all(word in said for word in words), said
+
+
+def test_where_nothing_is_prepared_it_says_what_to_run(recipe: str, tmp_path: Path) -> None:
+    said = refused("inspect", recipe, "--set", f"execution.folder={tmp_path}")
+    assert f"Run: logitfuse run {recipe} --set execution.folder={tmp_path} --stop-after fuse" in said, said
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import prefect.artifacts
 import pytest
 import yaml
-from command_line import answer
+from command_line import answer, refused
 
 from logitfuse.flows import pipeline as pipeline_module
 from logitfuse.flows.plan_first import plan_first, plan_line
@@ -88,6 +88,12 @@ def test_what_keeps_a_plan_from_being_made_is_no_end(tiny_recipe: MakeRecipe, mo
     assert said == ["plan: it cannot be made (RuntimeError: no such thing)"]
     execution = tiny_recipe().execution.model_copy(update={"plan": "skip"})
     assert plan_first(Run(tiny_recipe(execution=execution)), ORDER, said.append) is None and len(said) == 1
+
+
+def test_a_broken_line_is_told_once(file: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    said = refused("run", file, "--plain", "--stop-after", "prepare", "--set", f"corpus.source={tmp_path}/broken.jsonl")
+    assert said.count("line 2: this") == 1 and "plan: it cannot be made of this text" in said, said
 
 
 def test_the_pipeline_shows_its_plan_and_then_stops(tiny_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:

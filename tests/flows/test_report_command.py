@@ -10,6 +10,7 @@ from done_runs import done_run
 from tiny_run import write_tiny_run
 from transformers import PreTrainedModel
 
+from logitfuse.flows.typed_recipe import forget, note_unless_folder, with_recipe
 from logitfuse.tasks.report import in_short
 
 
@@ -66,3 +67,18 @@ def test_where_nothing_is_to_report_it_says_what_to_run(recipe: Path, tmp_path: 
     empty = refused("report", str(recipe), "--set", f"execution.folder={tmp_path}")
     assert "nothing lies there to report of" in empty and "Run: logitfuse run" in empty
     assert str(tmp_path) in empty.split("Run:")[1], "the command that it names makes that very run"
+
+
+def test_of_an_unfinished_run_it_says_to_run_all_that_is_missing(recipe: Path) -> None:
+    said = refused("report", str(recipe), "--set", "train.seed=7")
+    assert "is not there yet" in said and f"Run: logitfuse run {recipe} --set train.seed=7" in said, said
+
+
+def test_a_folder_is_no_recipe_that_a_command_could_take(tmp_path: Path) -> None:
+    for given, line in ((str(tmp_path), "logitfuse run RECIPE"), ("my.yaml", "logitfuse run my.yaml")):
+        forget()
+        try:
+            assert note_unless_folder(given) == given
+            assert with_recipe("logitfuse run RECIPE") == line
+        finally:
+            forget()

@@ -170,14 +170,40 @@ def test_unknown_sources_and_shards_are_named(content: dict[str, Any]) -> None:
 
 
 def test_recipes_that_cannot_be_read(tmp_path: Path) -> None:
-    for text, word in ((b"a: [", "not YAML"), (b"- 1", "mapping"), (b"\xff\xfe", "UTF-8")):
+    for text, word in (
+        (b"a: [", "not YAML"),
+        (b"- 1", "this is a list"),
+        (b"fuse my models", "a single value"),
+        (b"\xff\xfe", "UTF-8"),
+    ):
         (tmp_path / "bad.yaml").write_bytes(text)
         with pytest.raises(BadInput, match=word):
             read_recipe(str(tmp_path / "bad.yaml"))
+    with pytest.raises(BadInput, match=r"this is a folder.*logitfuse inspect"):
+        read_recipe(str(tmp_path))
+    for override, words in (
+        ("target=5", r"target: it holds fields, such as target\.model; .*Fields: model, name"),
+        ("fuse.rule=", r"fuse\.rule: Input should be a valid string\. Choices: avg_ce, .*weighted"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            read_recipe("default", [override])
     with pytest.raises(BadInput, match="Did you mean 'paper'"):
         read_recipe("papr")
     with pytest.raises(BadInput, match=r"field\.field=value"):
         read_recipe("default", ["fuse.rule"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "nothing in it"), ("# a note\n", "nothing in it"), ("null", "nothing in it"), ("name: x", "no target"),
+     ("train: {}\nsources: []\n", "no target")],
+)  # fmt: skip
+def test_a_file_that_names_neither_models_nor_text_is_not_the_demo(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(text)
+    with pytest.raises(BadInput, match=rf"{words}.*logitfuse init"):
+        read_recipe(str(file), ["name=other"])
+    assert read_recipe(str(file), ["corpus.source=texts"]).corpus.source == "texts"
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
