@@ -74,5 +74,3 @@ def test_what_is_documented_works(line: str, folder: Path, monkeypatch: pytest.M
     found = answer(*arguments, *plain)
     check_answer(found)
     assert found.code == 0 or (found.code == 1 and arguments[0] in ANSWERS_NO), found.err
-    if "--remove" in arguments:  # the recipe asks for the form that is gone
-        assert answer("run", "my.yaml", "--plain").code == 0
