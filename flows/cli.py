@@ -116,7 +116,7 @@ def _end(kind: str, line: str, code: int) -> NoReturn:
     if wants_traceback() and sys.exc_info()[0] is not None:
         _show_traceback()
     line = with_recipe(line)
-    errors.print(Text.assemble(("logitfuse: ", "bold red"), line), highlight=False)
+    errors.tell(Text.assemble(("logitfuse: ", "bold red"), line))  # a command in it is copied from a log, too
     if is_json_wanted():
         answer_error(kind, line, code)
     sys.exit(code)
