@@ -123,7 +123,7 @@ MAP = StageSchema(
 SCHEMAS = {schema.stage: schema for schema in (PREPARE, ENCODE, CAPTURE, MAP, ALIGN, FUSE, EVALUATE)}
 # Stages that write folders or pages instead of shards; their versions go into their keys all the same.
 OTHER_VERSIONS = {
-    "check": 2, "adapt": 1, "train": 2, "merge": 1, "headroom": 2, "suites": 1, "report": 2, "corpus": 1,
+    "check": 2, "adapt": 1, "train": 2, "merge": 1, "headroom": 2, "suites": 1, "report": 3, "corpus": 1,
 }  # fmt: skip
 
 
