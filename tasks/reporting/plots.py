@@ -43,7 +43,7 @@ def levels_plot(facts: dict[str, Any]) -> str:
 
 
 def draw_levels(axes: Axes, rows: list[dict[str, Any]], domains: list[str], palette: Palette) -> None:
-    """Draw a row per domain with a mark and an interval for every model; marks are labelled for a legend."""
+    """Draw a row per domain with a mark and an interval for every model that has one there."""
     models = models_of(rows)
     domain_rows(axes, domains, palette)
     for at, model in enumerate(models):
