@@ -1,7 +1,7 @@
 """Runs that are done in the test's own process, stage after stage."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,13 +16,15 @@ from logitfuse.tasks.stages import STAGES
 from logitfuse.tasks.training.config import WorkerConfig
 from logitfuse.tasks.training.trainer import Trainer
 
+Training = Callable[..., None]  # called as `run_training` is
 
-def done_run(content: dict[str, Any], stages: Iterable[str] = STAGES) -> Run:
-    """Check a recipe, do prepare and then these stages, all by default."""
+
+def done_run(content: dict[str, Any], stages: Iterable[str] = STAGES, training: Training | None = None) -> Run:
+    """Check a recipe, do prepare and then these stages, all by default; train with `training`, or `train_here`."""
     run = Run(parse_recipe(content, "test"))
     check_run(run)
     claim_folder(run.recipe)
-    with training_here():
+    with training_here(training):
         do_prepare(run)
         for stage in stages:
             list(do_units(run, run.units(stage)))
@@ -30,10 +32,10 @@ def done_run(content: dict[str, Any], stages: Iterable[str] = STAGES) -> Run:
 
 
 @contextmanager
-def training_here() -> Iterator[None]:
+def training_here(training: Training | None = None) -> Iterator[None]:
     """Train models in this process meanwhile: a child takes seconds to load torch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "run_training", train_here)
+        patch.setattr(train, "run_training", training or train_here)
         yield
 
 

@@ -15,7 +15,6 @@ from tiny_models import WORDS, tiny_model
 
 from logitfuse.storage.errors import BadInput, ModelRefused, StoreFailed
 from logitfuse.storage.fetched import fetched
-from logitfuse.tasks import train
 from logitfuse.tasks.checks import check_run
 from logitfuse.tasks.corpus.fingerprint import corpus_fingerprint
 from logitfuse.tasks.corpus.readers import located, read_documents
@@ -82,14 +81,12 @@ def test_a_run_in_an_object_store_has_the_results_of_a_local_one(
     """The first machine is lost in training, another goes on, a third looks at it all: same keys, same bytes."""
     local = done_run(content(given, str(tmp_path / "runs")))
     monkeypatch.setattr(checkpoint_copies, "SECONDS_BETWEEN_LOOKS", 0.05)
-    monkeypatch.setattr(train, "run_training", partial(_lost_after_a_step, s3))
     with pytest.raises(ConnectionAbortedError):
-        done_run(content(given, "s3://bucket/runs"))
+        done_run(content(given, "s3://bucket/runs"), training=partial(_lost_after_a_step, s3))
     monkeypatch.setenv("LOGITFUSE_CACHE", str(tmp_path / "another machine"))
     said: list[str] = []
-    monkeypatch.setattr(train, "run_training", lambda config, **_: Trainer(config, Event(), said.append).train())
     s3.blind = True
-    run = done_run(content(given, "s3://bucket/runs"))
+    run = done_run(content(given, "s3://bucket/runs"), training=partial(_train_and_tell, said))
     assert results(run) == results(local) and any(line.startswith("resuming after step 1 of 2") for line in said)
     s3.blind = False
     assert [name for name in s3.objects("runs/tiny/train") if "metrics" in name]
@@ -109,6 +106,10 @@ def test_a_run_in_an_object_store_has_the_results_of_a_local_one(
     mine = local.store.folder(local.record(Unit("train", "fused")))
     assert (trained / "model.safetensors").read_bytes() == (mine / "model.safetensors").read_bytes()
     assert s3.objects("runs/tiny/report.html") and not any(".probe" in name for name in s3.objects())
+
+
+def _train_and_tell(said: list[str], config: WorkerConfig, **_: Any) -> None:
+    Trainer(config, Event(), said.append).train()
 
 
 def _lost_after_a_step(s3: Server, config: WorkerConfig, **_: Any) -> None:
