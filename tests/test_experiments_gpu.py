@@ -57,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_a_study_needs_neither_prefect_nor_what_only_other_strategies_need(folder: Path) -> None:
     done = script("run", "--child", "--study", "tiny.yaml", "--locked", cwd=folder, blocked=True)
     assert done.returncode == 0, done.stdout + done.stderr

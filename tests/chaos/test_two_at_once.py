@@ -56,6 +56,7 @@ def test_a_result_is_redone_while_others_run_verify_and_read_it(troubled: Troubl
     troubled.as_undisturbed()
 
 
+@pytest.mark.slow
 def test_shards_change_their_form_while_a_run_reads_them(troubled: Troubled) -> None:
     troubled.given("prepare", "encode", "check", "capture", "map", "train")
     recipe = troubled.wanted.recipe(troubled.name)

@@ -143,6 +143,7 @@ def test_a_wrong_conversion_is_not_published(content: dict[str, Any], monkeypatc
     assert not captured(content, "compact")
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_leaves_nothing_half_done(content: dict[str, Any], tmp_path: Path) -> None:
     """The writer is killed between two row groups of the third shard, without a chance to clean up."""
     before = captured(content, "plain")

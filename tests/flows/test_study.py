@@ -225,6 +225,7 @@ def test_the_page_is_made_from_the_file_alone(folder: Path, content: dict[str, A
         write_page(file, folder / "page.md", words)
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on(tmp_path: Path, tiny_models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     content = study_content(tmp_path, tiny_models) | {"seeds": [1], "token_curve": None}
     del content["variants"]["clm-half"], content["variants"]["room"]

@@ -358,6 +358,7 @@ def test_specialists_are_one_model_adapted_in_several_ways() -> None:
 # Killed
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_makes_the_same_model(tmp_path: Path, models: list[Path]) -> None:
     recipe = adapting(tmp_path, models, tokens_per_step=256, max_steps=12)
     whole = made({**recipe, "name": "whole"}, "encode", "adapt")

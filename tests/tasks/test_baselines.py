@@ -252,7 +252,7 @@ def check_shuffled(real: list[dict], other: list[dict], aligned: list[dict]) -> 
     ("changes", "weights"),
     [
         ({"sources": []}, {"tiny-llama": 1.0}),  # own only
-        ({"include_target": False}, {"tiny-mpt": 1.0}),  # distillation from one, larger, model
+        pytest.param({"include_target": False}, {"tiny-mpt": 1.0}, marks=pytest.mark.slow),  # distillation
     ],
 )
 def test_one_teacher_alone(tmp_path: Path, models: Path, changes: dict[str, Any], weights: dict[str, float]) -> None:

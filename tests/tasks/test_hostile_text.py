@@ -37,7 +37,8 @@ FAITHFUL = [
     "byte-level, strange pieces", "llama", "llama, holes", "gemma", "metaspace, first", "metaspace, always",
     "metaspace, never",
 ]  # fmt: skip
-PACKAGED = ["llama-2", "mpt", "gpt-2", "llama-3", "qwen2", "smollm2-135m", "gemma3-270m"]
+LARGE = ["mpt", "llama-3", "qwen2", "gemma3-270m"]
+PACKAGED = ["llama-2", "gpt-2", "smollm2-135m", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
 CHUNKS = tuple(("hostile", text) for name, text in TEXTS.items())
 
 

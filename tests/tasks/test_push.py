@@ -15,6 +15,7 @@ from pathlib import Path
 import paper_models
 import pytest
 import yaml
+from command_line import answer
 from done_runs import done_run
 from huggingface_hub import ModelCard, constants
 from typer.testing import CliRunner
@@ -195,14 +196,17 @@ def test_an_upload_arrives_byte_by_byte_and_leaves_the_run_as_it_is(run, hub):
     assert push(plan, said.append)  # again: nothing to object to
 
 
+def test_a_dry_run_asks_nobody(run, recipe_file, hub):
+    dry = answer("push", str(recipe_file), "--to", "me/mine", "--dry-run")
+    assert dry.code == 0, dry.err
+    assert "model.safetensors" in dry.out and "Missing: licence" in dry.out and "dry run" in dry.out
+    assert "## Results" in dry.out and hub.asked == []
+
+
 def test_the_command_in_a_process_of_its_own(run, recipe_file, hub):
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
     environment.pop("HF_HUB_OFFLINE", None)
     command = [sys.executable, "-m", "logitfuse.flows.cli", "push", str(recipe_file), "--to", "me/mine"]
-    dry = subprocess.run([*command, "--dry-run"], env=environment, capture_output=True, text=True)
-    assert dry.returncode == 0, dry.stderr
-    assert "model.safetensors" in dry.stdout and "Missing: licence" in dry.stdout and "dry run" in dry.stdout
-    assert "## Results" in dry.stdout and hub.asked == []
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"{hub.url}/me/mine" in done.stdout and "model.safetensors" in hub.files

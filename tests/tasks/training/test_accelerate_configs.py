@@ -58,11 +58,12 @@ def launch(name: str, config, *options: str) -> str:
 @pytest.mark.parametrize(
     ("name", "options", "spread"),
     [
-        pytest.param("one_gpu", ["--cpu"], "1 process", marks=pytest.mark.slow),
-        pytest.param("eight_gpus", ["--num_processes", "2"], "2 processes (DDP)", marks=pytest.mark.slow),
+        ("one_gpu", ["--cpu"], "1 process"),
+        ("eight_gpus", ["--num_processes", "2"], "2 processes (DDP)"),
         ("eight_gpus_sharded", ["--num_processes", "2"], "2 processes (FSDP2)"),
     ],
 )
+@pytest.mark.slow
 def test_it_starts_our_worker(run, name, options, spread):
     config = run(max_steps=2)
     assert launch(name, config, *options) == spread

@@ -170,6 +170,7 @@ def check_chaos(run: Callable[..., WorkerConfig], kills: int, steps: int, seed: 
     assert not half_written(broken) and len(checkpoints(broken)) == 3
 
 
+@pytest.mark.slow
 def test_three_kills_change_no_bit(run, nursery):
     check_chaos(run, kills=3, steps=40, seed=0, start=nursery.start)
 

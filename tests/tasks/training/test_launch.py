@@ -94,6 +94,7 @@ def test_killed_cancelled_and_resumed_is_undisturbed_to_the_bit(run):
     assert weights(broken) == weights(whole)
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder_at_once_each_keep_to_their_own_settings(run):
     one, other = run("one", max_steps=3, clm_weight=1.0), run("other", max_steps=3, clm_weight=0.25)
     beside = other.model_copy(update={"metrics": one.metrics.parent / "metrics.k2.jsonl", "key": "k2"})
@@ -143,6 +144,7 @@ class CancelAfterSaving(list):
             raise Cancelled
 
 
+@pytest.mark.slow  # test_spread.py compares them, too, in one start for all
 @pytest.mark.parametrize("sharded", [False, True])
 def test_two_processes_train_the_same_model(run, sharded):
     alone, together = (run(name, max_steps=6, epochs=2) for name in ("alone", "together"))
