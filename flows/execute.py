@@ -52,8 +52,10 @@ def _run_missing(run: Run, stages: list[str], shown: Bars, plain: bool) -> None:
 
         start_temporary_server()
         from logitfuse.flows.pipeline import pipeline
+        from logitfuse.flows.quiet_failures import tell_failures_here
         from logitfuse.flows.session import sharing
 
+        tell_failures_here()
         with sharing(run, shown):
             _raise_failure(pipeline(run.recipe, first, last, return_state=True))
 
@@ -73,6 +75,7 @@ def run_stage(
     if plain:
         _run_plainly(run, stage, shown, source, parse_shards(shards), redo)
         return
+    from logitfuse.flows.quiet_failures import tell_failures_here
     from logitfuse.flows.session import sharing
     from logitfuse.flows.stages import STAGE_FLOWS
     from logitfuse.flows.temporary_server import start_temporary_server
@@ -82,6 +85,7 @@ def run_stage(
     if unknown := given.keys() - flow.parameters.properties.keys():
         raise BadInput(f"stage {stage}: it has no {' and no '.join(sorted(unknown))}.")
     start_temporary_server()
+    tell_failures_here()
     with sharing(run, shown):
         _raise_failure(flow(run.recipe, **given, return_state=True))
 

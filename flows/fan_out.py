@@ -20,9 +20,10 @@ from logitfuse.flows.gpu_slots import ON_ONE_GPU, gpus_of_host, one_gpu
 from logitfuse.flows.progress_notes import noting
 from logitfuse.flows.session import Session, opened
 from logitfuse.flows.stage_progress import StageProgress
-from logitfuse.flows.units import TASKS, said
+from logitfuse.flows.units import TASKS
 from logitfuse.flows.work_ahead import stage_progress
 from logitfuse.storage.errors import LogitfuseError, ShardMissing, WorkFailed
+from logitfuse.tasks.all_asked import ALL_ASKED, said, told_together
 from logitfuse.tasks.execute import ONE_AT_A_TIME, chosen_units
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.unit import Unit
@@ -90,6 +91,8 @@ class Tally:
         if not self.failures:
             return
         unit, error = next(iter(self.failures.items()))
+        if self.stage in ALL_ASKED:
+            raise told_together(self.stage, list(self.failures.values()), self.total) from error
         only_one = len(self.failures) == 1 and self.ended == self.total and isinstance(error, LogitfuseError)
         if only_one or all(isinstance(failure, ShardMissing) for failure in self.failures.values()):
             raise error  # it says all there is to say; of missing shards, the first one says what to run before
@@ -107,7 +110,7 @@ def run_units(stage: str, units: list[Unit], *, redo: bool, workers: int) -> Tal
     with closing(states):
         for unit, state in states:
             tally.note(unit, state)
-            if len(tally.failures) >= FAILURES_THAT_END_A_STAGE:
+            if len(tally.failures) >= FAILURES_THAT_END_A_STAGE and stage not in ALL_ASKED:
                 break
     return tally
 

@@ -10,8 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from logitfuse.flows.inspect_source_text import figure, marked, show_source
 from logitfuse.flows.show import console
-from logitfuse.tasks.alignment_report.wording import HOW, percent
+from logitfuse.tasks.alignment_report.wording import percent
 
 Facts = dict[str, Any]
 Colour = Literal["winner", "harm"]
@@ -54,7 +55,7 @@ def scores_line(facts: Facts) -> Text:
         score, weight = (about[name][number] if about[name] else None for name in ("scores", "weights"))
         line.append("■ ", style=STYLES[number % len(STYLES)])
         line.append(label, style="bold")
-        line.append(f" {_number(score)} {facts['score_unit']}, counts {percent(weight)}   ")
+        line.append(f" {figure(score)} {facts['score_unit']}, counts {percent(weight)}   ")
     line.append("■ ", style=NOBODY)
     line.append("nobody")
     return line
@@ -113,7 +114,7 @@ def predictions_table(found: Facts) -> Table:
         table.add_column(escape(name), overflow="fold")
         table.add_column("p", justify="right", no_wrap=True)
     gold = found["token"]["id"]
-    kept = [[(_marked(token, gold), percent(token["p"])) for token in of["kept"]] for _, of in columns]
+    kept = [[(marked(token, gold), percent(token["p"])) for token in of["kept"]] for _, of in columns]
     for row in zip_longest(*kept, fillvalue=(Text(""), "")):
         table.add_row(*(cell for pair in row for cell in pair))
     table.add_section()
@@ -127,58 +128,7 @@ def _rest(of: Facts) -> tuple[str, str]:
 
 
 def _nats(of: Facts) -> str:
-    return _number(of["nats"], "∞" if "held_back" in of and of["kept"] else "–")
-
-
-def show_source(facts: Facts, source: Facts, style: str, gold: int) -> None:
-    """Print what one source predicts, what it becomes, and what is lost on the way."""
-    from logitfuse.tasks.inspect.wording import LIES  # which loads torch, and this is loaded by every command
-
-    counts = f"counts {percent(source['share'])}" if source["served"] else "does not serve this position"
-    score = f"{_number(source['score'])} {facts['score_unit']}"
-    console.print(Text.assemble(("\n■ ", style), (source["label"], "bold"), f": {counts}; score {score}"))
-    if source["own"] and source["served"]:
-        console.print("  This is the student itself: what it predicts stands above, as before training.")
-        return
-    if source["why_not"]:
-        console.print(Text(f"  Not served: {source['why_not']}." if not source["served"] else f"  {source['why_not']}"))
-    if source["position"] is None:
-        return
-    said = Text("  has read ").append("…" + "·".join(source["read"]), style="dim").append("  next ")
-    said.append(source["next"]["text"] if source["next"] else "the end", style="bold")
-    console.print(said.append(f" ({LIES[source['lies']]})" if source["lies"] else ""))
-    console.print(source_table(source, gold))
-    if (lost := source["lost"]) is not None:
-        console.print(
-            f"  kept {percent(lost['kept'])}; not captured {percent(lost['not_captured'])}, no target token "
-            f"{percent(lost['not_mapped'])}, too little to keep {percent(lost['too_small'])}",
-            highlight=False, style="dim",
-        )  # fmt: skip
-
-
-def source_table(source: Facts, gold: int) -> Table:
-    """A row per token that a source keeps: what it becomes, and how the map found that."""
-    table = Table(pad_edge=False, box=None)
-    for name in ("  its token", "p", "becomes", "by", "on the target", "p"):
-        table.add_column(name, justify="right" if name == "p" else "left", no_wrap=name == "p")
-    own = [_own_cells(token) for token in source["kept"]]
-    aligned = [[_marked(token, gold), Text(percent(token["p"]))] for token in source["aligned"]["kept"]]
-    for number in range(max(len(own), len(aligned))):
-        left, right = (rows[number] if number < len(rows) else None for rows in (own, aligned))
-        table.add_row(*(left or [Text("")] * 4), *(right or [Text("")] * 2))
-    return table
-
-
-def _own_cells(token: Facts) -> list[Text]:
-    becomes = Text()
-    for number, target in enumerate(token["becomes"]):
-        becomes.append(", " if number else "").append(target["text"]).append(f" {percent(target['p'])}", style="dim")
-    if token["others"]:
-        becomes.append(f" +{token['others']}", style="dim")
-    distance = f" {token['distance']}" if token["how"] == "distance" else ""
-    by = HOW[token["how"]].removeprefix("by ") + distance
-    drawn = f" ×{token['drawn']}" if token.get("drawn") else ""
-    return [Text("  " + token["text"] + drawn), Text(percent(token["p"])), becomes, Text(by, style="dim")]
+    return figure(of["nats"], "∞" if "held_back" in of and of["kept"] else "–")
 
 
 def show_worst(documents: Sequence[Facts], recipe: str, by: str = "harm") -> None:
@@ -188,7 +138,7 @@ def show_worst(documents: Sequence[Facts], recipe: str, by: str = "harm") -> Non
         table.add_column(name, overflow="fold", justify="right" if name in ("token", "before", "fused") else "left")
     for facts in documents:
         before, fused, _ = facts["tokens"][facts["at"] - facts["document"]["begin"]]["nats"]
-        cells = (_number(before, digits=2), _number(fused, "∞", 2), facts["note"].removeprefix(f"{by} "))
+        cells = (figure(before, digits=2), figure(fused, "∞", 2), facts["note"].removeprefix(f"{by} "))
         table.add_row(Text(facts["document"]["doc_id"]), str(facts["at"]), _around(facts), *cells)
     console.print(table)
     console.print(Text(f"One of them: logitfuse inspect {recipe} --doc ID --at TOKEN", style="dim"))
@@ -205,13 +155,3 @@ def _around(facts: Facts) -> Text:
 
 def _few(count: int, one: str) -> str:
     return f"{count:,} {one}" + ("" if count == 1 else "s")
-
-
-def _marked(token: Facts, gold: int) -> Text:
-    return Text(
-        token["text"] + (" ✓" if token["id"] == gold else ""), style="bold green" if token["id"] == gold else ""
-    )
-
-
-def _number(value: float | None, missing: str = "–", digits: int = 3) -> str:
-    return missing if value is None else f"{value:.{digits}f}"

@@ -48,6 +48,11 @@ class Part:
     succeeded: bool = False
     tokens: float | None = None  # made now, once it is done
 
+    @property
+    def stands(self) -> bool:
+        """Whether all of it was there before."""
+        return self.size is not None and self.stood >= self.size
+
 
 @dataclass(frozen=True)
 class Made:
@@ -181,6 +186,11 @@ class StageProgress:
         with self._lock:
             now = self._clock()
             return {u: now - p.began for u, p in self._parts.items() if p.began is not None and p.ended is None}
+
+    def goes_on(self) -> bool:
+        """Whether other units are at work or yet to be done."""
+        with self._lock:
+            return any(part.ended is None and not part.stands for part in self._parts.values())
 
     def made(self, source: str | None = None) -> Made | None:
         """Return what was made now: tokens where they are known, else the stage's measure.

@@ -15,6 +15,7 @@ from logitfuse.flows.session import Session, current
 from logitfuse.flows.stage_progress import StageProgress
 from logitfuse.flows.training_plot import training_shown
 from logitfuse.storage.errors import LogitfuseError, StoreFailed, WorkFailed
+from logitfuse.tasks.all_asked import ALL_ASKED, said
 from logitfuse.tasks.engine import Outcome
 from logitfuse.tasks.execute import do_prepare, do_unit
 from logitfuse.tasks.plan.text_warnings import prepared_lines
@@ -35,6 +36,7 @@ LASTING = (
     TypeError,
     ValueError,
 )
+PASSING = (WorkFailed, StoreFailed)
 
 
 def may_pass(task: Task[Any, Any], task_run: TaskRun, state: State) -> bool:
@@ -42,7 +44,7 @@ def may_pass(task: Task[Any, Any], task_run: TaskRun, state: State) -> bool:
 
     A result that an object store did not take is sent, not made again.
     """
-    return isinstance(state.data, (WorkFailed, StoreFailed)) or not isinstance(state.data, LASTING)
+    return isinstance(state.data, PASSING) or not isinstance(state.data, LASTING)
 
 
 def unit_name(parameters: dict[str, Any]) -> str:
@@ -54,14 +56,19 @@ def unit_name(parameters: dict[str, Any]) -> str:
 
 
 def run_unit(stage: str, source: str | None = None, shard: int | None = None, redo: bool = False) -> State:
-    """Make one unit unless it stands, and say in a line what became of it."""
+    """Make one unit unless it stands, and say in a line what became of it.
+
+    Why it failed is said at once only where the stage goes on: otherwise the error that ends it tells that.
+    """
     session, unit = current(), Unit(stage, source, shard)
     assert session.progress is not None, "a stage's flow begins with its progress"
     try:
         return _do(session, session.progress, unit, redo)
     except Exception as error:
         session.progress.finish(unit, "failed")
-        session.watcher.finish(unit, f"{unit}: failed: {said(error)}")
+        soon = unit.stage in ALL_ASKED or not session.progress.goes_on()
+        tells_itself = isinstance(error, LogitfuseError) and not isinstance(error, PASSING)
+        session.watcher.finish(unit, f"{unit}: failed" + ("" if soon and tells_itself else f": {said(error)}"))
         if isinstance(error, LogitfuseError):  # returned, not raised: Prefect logs a traceback of what is raised
             return Failed(message=str(error), data=error)
         raise
@@ -105,11 +112,6 @@ def _note_prepared(session: Session, shown: StageProgress, outcomes: list[Outcom
         session.watcher.say(line)
         get_run_logger().info(line)
     return _completed(f"prepare: {done} shards done, {len(outcomes) - done} up to date")
-
-
-def said(error: BaseException) -> str:
-    """Return what an error says, with its kind where it was not made for users."""
-    return str(error) if isinstance(error, LogitfuseError) else f"{type(error).__name__}: {error}"
 
 
 TASKS = {

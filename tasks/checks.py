@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,22 @@ def check_run(run: Run) -> None:
 def checks_of(run: Run) -> tuple[Callable[[], None], ...]:
     """Return all checks of a run in order; each refuses by itself, so that all that is wrong can be told."""
     return (
+        *checks_before_models(run),
+        lambda: _check_fusion(run),
+        lambda: check_model("target", run.target, run.recipe.capture.k),
+        *(partial(_check_source, run, number) for number in range(len(run.recipe.sources))),
+        lambda: refuse_same_weights(list(run.teachers.values())),
+        lambda: check_merged(run),
+    )
+
+
+def checks_before_models(run: Run) -> tuple[Callable[[], None], ...]:
+    """Return those checks of a run that read no model."""
+    return (
         lambda: check_folder(run.recipe),
         lambda: check_space(run.recipe),
         lambda: _check_text(run),
         lambda: check_suites(run.recipe.suites),
-        lambda: _check_fusion(run),
-        lambda: _check_models(run),
-        lambda: _refuse_same_weights(list(run.teachers.values())),
-        lambda: check_merged(run),
     )
 
 
@@ -57,39 +66,43 @@ def _check_text(run: Run) -> None:
 
 
 def _check_fusion(run: Run) -> None:
+    with about("target.start"):
+        start = run.target.start_id
     check_inputs(
         run.recipe.fuse,
         past_end=run.recipe.capture.past_end,
         logits=run.recipe.align.values == "logits",
-        start=run.target.start_id,
+        start=start,
         end=run.target.end_id,
     )
 
 
-def _check_models(run: Run) -> None:
-    models = {source.label: source for source in [run.target, *run.teachers.values()]}
-    for source in models.values():
-        check_model(source, run.recipe.capture.k)
+def _check_source(run: Run, number: int) -> None:
+    sources = list(run.teachers.values())[-len(run.recipe.sources) :]  # before them the target may stand
+    check_model(f"sources.{number}", sources[number], run.recipe.capture.k)
 
 
-def check_model(source: Source, k: int) -> None:
-    """Check that k fits the vocabulary and that the start and end tokens exist."""
+def check_model(field: str, source: Source, k: int) -> None:
+    """Check that k fits the vocabulary and that the start and end tokens exist; `field`: the model's in the recipe."""
     if k > source.vocabulary.size:
         raise BadInput(
             f"capture.k: {k} is more than the {source.vocabulary.size} tokens of {source.label!r}. Choose a smaller k."
         )
-    for name, token in (("start", source.start_id), ("end", source.end_id)):
+    with about(f"{field}.start"):
+        start = source.start_id
+    for name, token in (("start", start), ("end", source.end_id)):
         if token is not None and not 0 <= token < source.head_width:
-            raise ModelRefused(f"model {source.label!r}: its {name} token {token} is outside its head.")
+            raise ModelRefused(f"{field}.model: model {source.label!r}: its {name} token {token} is outside its head.")
 
 
-def _refuse_same_weights(sources: list[Source]) -> None:
-    seen: dict[str, str] = {}
+def refuse_same_weights(sources: Sequence[Source]) -> None:
+    """Raise `BadInput` that names all models of which others have the same weights and precision."""
+    alike: dict[str, list[str]] = {}
     for source in sources:
         weights = f"{source.home.fingerprint} {source.home.settings.weights[-1]}"
-        if other := seen.get(weights):
-            raise BadInput(f"sources: {other!r} and {source.label!r} are the same model. List it once.")
-        seen[weights] = source.label
+        alike.setdefault(weights, []).append(repr(source.label))
+    if same := [" and ".join([", ".join(labels[:-1]), labels[-1]]) for labels in alike.values() if len(labels) > 1]:
+        raise BadInput(f"sources: {'; '.join(same)} are the same model. List it once.")
 
 
 def check_space(recipe: Recipe) -> None:

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from logitfuse.storage.errors import BadInput, ShardCorrupt, ShardMissing
+from logitfuse.storage.errors import BadInput, LogitfuseError, ShardCorrupt, ShardMissing
 from logitfuse.storage.records import Record
 from logitfuse.storage.system_errors import in_words
+from logitfuse.tasks.all_asked import ALL_ASKED, told_together
 from logitfuse.tasks.blame import blaming
 from logitfuse.tasks.engine import Outcome, Progress, perform, silent
 from logitfuse.tasks.prepare import prepare_corpus
@@ -128,6 +129,9 @@ def do_units(
     def one(unit: Unit) -> Outcome:
         return do_unit(run, unit, progress=progress(unit), say=say, redo=redo)
 
+    if units[0].stage in ALL_ASKED:
+        yield from _all_asked(units, one)
+        return
     if workers == 1:
         yield from ((unit, one(unit)) for unit in units)
         return
@@ -139,3 +143,17 @@ def do_units(
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _all_asked(units: list[Unit], one: Callable[[Unit], Outcome]) -> Iterator[tuple[Unit, Outcome]]:
+    """Do units of which one that is refused hides no other's result; raise what was refused at the end."""
+    refused: list[LogitfuseError] = []
+    for unit in units:
+        try:
+            outcome = one(unit)
+        except LogitfuseError as error:
+            refused.append(error)
+        else:
+            yield unit, outcome
+    if refused:
+        raise told_together(units[0].stage, refused, len(units))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from logitfuse.tasks.evaluate import Contestant, EvaluateSettings
 from logitfuse.tasks.execute import do_prepare, do_unit
 from logitfuse.tasks.execution import Execution
 from logitfuse.tasks.merge_settings import MERGED
+from logitfuse.tasks.model_labels import names_apart
 from logitfuse.tasks.models.folder import check_folder
 from logitfuse.tasks.models.reference import ModelSettings
 from logitfuse.tasks.recipe import Recipe
@@ -56,10 +58,10 @@ def compare(
 ) -> Comparison:
     """Set a comparison up; `models` are folders, hub ids or package:NAME, each optionally as LABEL=MODEL.
 
+    Models of one name, such as two folders `fused`, are called after the folders above them, too (`names_apart`).
     Without a corpus only the suites are asked. Raises `BadInput` or `ModelRefused`.
     """
-    settings = [_model(model, dtype) for model in models]
-    _refuse_own_names(models, settings)
+    settings = _settings(models, dtype)
     try:
         recipe = Recipe(
             name=folder.name or "evaluation",
@@ -85,25 +87,42 @@ def whole_text(source: str, documents: int | None = None) -> CorpusSettings:
     return CorpusSettings(source=source, held_out_share=ALL, max_documents=documents)
 
 
-def _model(given: str, dtype: str) -> ModelSettings:
-    label, equals, model = given.partition("=")
-    content = {"model": model, "name": label} if equals else {"model": given}
-    if (folder := user_path(content["model"], "model")).is_dir():
-        check_folder(folder, content["model"])  # first of all: what its name lacks matters only of a model
-    try:
-        return ModelSettings.model_validate({**content, "dtype": dtype})
-    except ValidationError as error:
-        raise BadInput(f"{given}: {explain(error, ModelSettings)}") from None
-
-
-def _refuse_own_names(models: Sequence[str], settings: Sequence[ModelSettings]) -> None:
-    """Raise `BadInput` for a model with the short name of those that a run makes: results could not tell them apart."""
-    for given, one in zip(models, settings, strict=True):
-        if one.label in (*arms(Recipe()), MERGED, ENSEMBLE):
+def _settings(models: Sequence[str], dtype: str) -> list[ModelSettings]:
+    own = (
+        *arms(Recipe()),
+        MERGED,
+        ENSEMBLE,
+    )  # what a run calls models that it makes: results could not tell them apart
+    named = [_named(given) for given in models]
+    names = names_apart([(name, _whole(model)) for name, model in named], own)
+    settings = []
+    for given, name, (_, model) in zip(models, names, named, strict=True):
+        try:
+            one = ModelSettings.model_validate({"model": model, "name": name, "dtype": dtype})
+        except ValidationError as error:
+            raise BadInput(f"{given}: {explain(error, ModelSettings)}") from None
+        if one.label in own:
             raise BadInput(
                 f"logitfuse evaluate: {given} would be called {one.label!r}, as a model that a run makes. Give it "
                 f"another name, LABEL=MODEL: my-{one.label}={one.model}"
             )
+        settings.append(one)
+    return settings
+
+
+def _named(given: str) -> tuple[str, str]:
+    """Return the label, empty for none, and the model of LABEL=MODEL; raise `ModelRefused` for what is around one."""
+    label, equals, model = given.partition("=")
+    label, model = (label, model) if equals else ("", given)
+    if (folder := user_path(model, "model")).is_dir():
+        check_folder(folder, model)  # first of all: what its name lacks matters only of a model
+    return label, model
+
+
+def _whole(model: str) -> str:
+    """Return a folder's whole path, in which stand names that tell it apart; what is no folder as it was given."""
+    folder = user_path(model, "model")
+    return os.path.abspath(folder) if folder.is_dir() else model
 
 
 def run_comparison(

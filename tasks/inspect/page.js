@@ -114,22 +114,23 @@ function source(found, s, gold) {
   if (position !== null) {
     box.append(make("p", "", "Has read ", make("span", "t", make("bdi", "", "…" + read.map(word).join("·"))), "; its next token is ", make("b", "t", make("bdi", "", word(next))), lies < 0 ? "." : ` (${data.lies[lies]}).`));
     const body = kept.map(([token, p, given, others]) => {
-      const cell = make("td", "t"), becomes = Array.isArray(given) ? given : [given, p], [how, distance, times] = data.maps[s][token];
-      for (let i = 0; i < becomes.length; i += 2) cell.append(i ? ", " : "", make("bdi", "", word(becomes[i])), make("small", "", ` ${percent(becomes[i + 1])}`));
-      if (others) cell.append(make("small", "", ` and ${others} more`));
+      const becomes = Array.isArray(given) ? given : [given, p], cell = make("td", "t becomes", becomes.length ? "→ " : make("small", "", "nothing")), [how, distance, times] = data.maps[s][token];
+      for (let i = 0; i < becomes.length; i += 2) cell.append(make("span", "pair", make("bdi", "", word(becomes[i])), make("small", "", ` ${percent(becomes[i + 1])}`), i + 2 < becomes.length ? "," : ""), " ");
+      if (others) cell.append(make("small", "", `and ${others} more`));
       const found = data.hows[how].replaceAll("_", " ") + (data.hows[how] === "distance" ? ` ${distance}` : "") + (times === null ? "" : `, ${times.toLocaleString("en", { maximumFractionDigits: 0 })}×`);
-      return make("tr", "", make("td", "t", make("bdi", "", word(token))), make("td", "n", percent(p)), cell, make("td", "", make("small", "", found)));
+      return make("tr", "", make("td", "t", make("bdi", "", word(token))), make("td", "n", percent(p)), cell, make("td", "by", make("small", "", found)));
     });
     if (more) body.push(make("tr", "", make("td", "", make("small", "", `${more} more`)), make("td"), make("td"), make("td")));
-    const head = make("thead", "", make("tr", "", ...["its token", "p", "becomes", "by"].map((text, i) => { const th = make("th", i === 1 ? "n" : "", text); th.scope = "col"; return th; })));
-    box.append(make("div", "scroll", make("table", "", head, make("tbody", "", ...body))));
+    const head = make("thead", "", make("tr", "", ...["its token", "p", "becomes", "by"].map((text, i) => { const th = make("th", ["", "n", "becomes", ""][i], text); th.scope = "col"; return th; })));
+    const caption = make("caption", "", "Its own tokens", make("small", "", `each with what it becomes in the tokens of ${data.target}`));
+    box.append(make("div", "scroll", make("table", "", caption, head, make("tbody", "", ...body))));
     if (lost) {
       const stack = make("div", "stack", ...lost.map((p) => { const part = make("i"); part.style.width = `${100 * p / data.scale}%`; return part; }));
       stack.setAttribute("aria-hidden", "true");
       box.append(stack, make("p", "hint", `Of its probability ${percent(lost[0])} is kept; ${percent(lost[1])} was not captured, ${percent(lost[2])} has no target token, ${percent(lost[3])} was too little to keep.`));
     }
   }
-  if (served) box.append(list("On the target's tokens", percent(aligned[2]) + " kept", aligned[0], gold, aligned[1]));
+  if (served) box.append(make("div", "sum", list("Added up", `its prediction in the tokens of ${data.target}: ${percent(aligned[2])} kept`, aligned[0], gold, aligned[1])));
   return box;
 }
 

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from logitfuse.storage.records import Record
-from logitfuse.tasks.engine import silent
-from logitfuse.tasks.execute import do_prepare, do_unit
+from logitfuse.tasks.engine import Progress, silent
+from logitfuse.tasks.execute import do_prepare, do_unit, do_units
 from logitfuse.tasks.plan.peak import peak_memory
 from logitfuse.tasks.plan.sample import Text
 from logitfuse.tasks.plan.small_run import small_run
@@ -96,9 +96,13 @@ def _first_stages(small: Run, found: Probed, say: Say) -> None:
     for label in small.tokenizers:
         records = [_done(small, Unit("encode", label, shard)) for shard in small.shard_numbers]
         found.paces["encode", label] = _fitted(records, "tokens", first=0)
-    for label in small.teachers:
-        say(f"check {label}")
-        found.paces["check", label] = Pace(fixed=_seconds(_done(small, Unit("check", label))))
+
+    def checking(unit: Unit) -> Progress:
+        say(f"check {unit.source}")
+        return silent
+
+    for unit, outcome in do_units(small, small.units("check"), progress=checking):  # all that is refused at once
+        found.paces["check", unit.source] = Pace(fixed=_seconds(outcome.record))
 
 
 def _done(small: Run, unit: Unit) -> Record:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from logitfuse.storage.errors import LogitfuseError
 from logitfuse.storage.system_errors import explained
 from logitfuse.tasks.about import about
-from logitfuse.tasks.checks import check_model, checks_of
-from logitfuse.tasks.models.source import read_source
+from logitfuse.tasks.checks import check_model, checks_before_models, checks_of, refuse_same_weights
 
 if TYPE_CHECKING:
     from logitfuse.tasks.models.reference import ModelSettings
+    from logitfuse.tasks.models.source import Source
     from logitfuse.tasks.run import Run
 
 
 def refusals(run: Run) -> list[str]:
     """Do every check of a run and return what they refuse, each thing once."""
-    found = dict.fromkeys(told for check in checks_of(run) if (told := _refused(check)))
-    if found:  # the check of the models ends with the first bad one
-        found |= dict.fromkeys(told for check in _each_model(run) if (told := _refused(check)))
-    return list(found)
+    if not _all_refused([lambda: run.given and None]):
+        return _all_refused(checks_of(run))
+    read: list[Source] = []  # what needs all of them cannot be asked
+    return _all_refused([*checks_before_models(run), *_each_model(run, read), lambda: refuse_same_weights(read)])
+
+
+def _all_refused(checks: Iterable[Callable[[], None]]) -> list[str]:
+    return list(dict.fromkeys(told for check in checks if (told := _refused(check)) is not None))
 
 
 def _refused(check: Callable[[], None]) -> str | None:
@@ -37,14 +41,17 @@ def _refused(check: Callable[[], None]) -> str | None:
     return None
 
 
-def _each_model(run: Run) -> Iterator[Callable[[], None]]:
+def _each_model(run: Run, read: list[Source]) -> Iterator[Callable[[], None]]:
+    """Yield a check of each model by itself; those that can be read are noted in `read`."""
     recipe = run.recipe
-    named = {"target.model": recipe.target} | {f"sources.{n}.model": one for n, one in enumerate(recipe.sources)}
+    named = {"target": recipe.target} | {f"sources.{n}": one for n, one in enumerate(recipe.sources)}
     for field, settings in named.items():
-        yield lambda field=field, settings=settings: _check_one(field, settings, recipe.capture.k)  # type: ignore[misc]
 
+        def check(field: str = field, settings: ModelSettings = settings) -> None:
+            with about(f"{field}.model"):
+                source = run.read(settings)
+            if field != "target" or recipe.include_target:
+                read.append(source)
+            check_model(field, source, recipe.capture.k)
 
-def _check_one(field: str, settings: ModelSettings, k: int) -> None:
-    with about(field):
-        source = read_source(settings)
-    check_model(source, k)
+        yield check

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from logitfuse.flows.cli import app
 from logitfuse.storage.errors import BadInput, ModelRefused
+from logitfuse.tasks.model_comparison import _settings
+from logitfuse.tasks.model_labels import model_label, names_apart
 from logitfuse.tasks.suites import tasks_of
 
 pytestmark = pytest.mark.models
@@ -69,11 +71,37 @@ def test_what_cannot_be_evaluated_is_refused(arguments: list[str], said: str, mo
         evaluate(models[0], *arguments)
 
 
-def test_two_models_of_one_name_need_another(tmp_path: Path, models: list[str]) -> None:
+def test_two_models_of_one_given_name_need_another(models: list[str]) -> None:
     with pytest.raises(BadInput, match=r"evaluate: sources: .*another name\. Write LABEL=MODEL"):
-        evaluate(
-            models[0], models[1].replace("other", "tiny-llama"), "--text", str(write_corpus(tmp_path / "t.jsonl", 2))
-        )
+        evaluate(f"a={models[0]}", models[1].replace("other", "a"), "--text", "t.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("given", "called"),
+    [
+        (["/x/a/fused", "/x/b/fused"], ["a-fused", "b-fused"]),
+        (["/x/a/train/fused", "/x/b/train/fused", "/x/c"], ["a-fused", "b-fused", "c"]),
+        (["/x/a/fused"], ["a-fused"]),  # alone a run's own name
+        (["mine=/x/a/m", "/x/b/m", "/y/b/m"], ["mine", "x-m", "y-m"]),
+        (["package:smollm2-135m", "Me/smollm2-135m"], ["package-smollm2-135m", "me-smollm2-135m"]),
+        (["s3://one/m", "s3://two/m/"], ["one-m", "two-m"]),
+        (["m", "m"], ["m", "m"]),  # the same one, which is refused in words
+        (["/q/a/m", "/r/a/m", "a-m=/y"], ["q-m", "r-m", "a-m"]),
+    ],
+)
+def test_models_of_one_name_are_told_apart_by_what_is_above_them(given: list[str], called: list[str]) -> None:
+    pairs = [(name, model) if equals else ("", name) for name, equals, model in (one.partition("=") for one in given)]
+    names = names_apart(pairs, ("fused", "control"))
+    assert [model_label(name, model) for name, (_, model) in zip(names, pairs, strict=True)] == called
+
+
+def test_folders_of_one_name_are_compared(tmp_path: Path, models: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "fused").symlink_to(models[0])
+    monkeypatch.chdir(tmp_path / "first")
+    found = _settings(["fused", "../second/fused", models[1]], "float32")
+    assert [model.label for model in found] == ["first-fused", "second-fused", "other"]
 
 
 def test_a_folder_around_a_model_is_no_model(tmp_path: Path, models: list[str]) -> None:

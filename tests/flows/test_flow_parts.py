@@ -1,20 +1,27 @@
 """The parts of the flows that need no Prefect server."""
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 
+from logitfuse.flows import fan_out, units
 from logitfuse.flows.artifacts import artifact_key, table_rows
 from logitfuse.flows.execute import journal, parse_shards
 from logitfuse.flows.pipeline import StageName
 from logitfuse.flows.prefect_settings import DEFAULTS, quiet_defaults
+from logitfuse.flows.session import Nobody, sharing
+from logitfuse.flows.stage_progress import Ahead, Measure, StageProgress
 from logitfuse.flows.stages import STAGE_FLOWS
 from logitfuse.flows.units import TASKS, may_pass, unit_name
-from logitfuse.storage.errors import BadInput, OutOfSpace, WorkFailed
+from logitfuse.storage.errors import BadInput, ModelRefused, OutOfSpace, WorkFailed
 from logitfuse.storage.records import Record
+from logitfuse.tasks import execute
 from logitfuse.tasks.engine import Outcome, State
 from logitfuse.tasks.stages import ORDER
 from logitfuse.tasks.unit import Unit
@@ -49,6 +56,56 @@ def test_tasks_keep_nothing_in_prefect() -> None:
 )
 def test_only_what_can_pass_is_tried_again(error: Exception, passes: bool) -> None:
     assert may_pass(None, None, Failed(data=error)) is passes  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("stage", "error", "told"),
+    [
+        ("check", [ModelRefused("it is random"), ModelRefused("so is it")], ["check/a: failed", "check/b: failed"]),
+        ("map", [BadInput("k"), BadInput("no")], ["map/a: failed: k", "map/b: failed"]),
+        ("map", [BadInput("k"), KeyError("x")], ["map/a: failed: k", "map/b: failed: KeyError: 'x'"]),
+    ],
+)
+def test_why_a_unit_failed_is_told_at_once_only_where_the_stage_goes_on(
+    stage: str, error: list[Exception], told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the command ends with it a moment later, and it would stand there twice."""
+    lines: list[str] = []
+    monkeypatch.setattr(units, "_do", lambda *given: (_ for _ in ()).throw(error.pop(0)))
+    monkeypatch.setattr(Nobody, "finish", lambda self, unit, line: lines.append(line))
+    asked = [Unit(stage, source) for source in "ab"]
+    progress = StageProgress(stage, Measure("shards"), [Ahead(unit) for unit in asked])
+    for unit in asked:
+        with sharing(SimpleNamespace(unload=lambda: None)) as session, suppress(KeyError):  # type: ignore[arg-type]
+            session.progress = progress
+            progress.report(unit)
+            units.run_unit(stage, unit.source)
+    assert lines == told
+
+
+def test_check_ends_with_all_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are, under Prefect and without it; a model that is sound is done."""
+    asked = [Unit("check", source) for source in "abcde"]
+    refused = {unit: ModelRefused(f"{unit.source} is random") for unit in asked if unit.source != "b"}
+
+    def states(*given: object) -> Iterator[object]:
+        yield from ((unit, Failed(data=refused[unit]) if unit in refused else Completed()) for unit in asked)
+
+    def do_unit(run: object, unit: Unit, **options: object) -> str:
+        if unit in refused:
+            raise refused[unit]
+        return "done"
+
+    monkeypatch.setattr(fan_out, "_in_turn", states)
+    monkeypatch.setattr(execute, "do_unit", do_unit)
+    found: list[object] = []
+    with pytest.raises(ModelRefused) as plainly:
+        found.extend(execute.do_units(None, asked))  # type: ignore[arg-type]
+    with pytest.raises(ModelRefused) as under_prefect:
+        fan_out.run_units("check", asked, redo=False, workers=1).raise_failures()
+    lines = [f"{source} is random" for source in "acde"]
+    assert str(plainly.value) == "\n  ".join(["stage check: 4 of 5 models failed:", *lines])
+    assert str(under_prefect.value) == str(plainly.value) and found == [(asked[1], "done")]
 
 
 def test_task_runs_are_named_after_their_unit() -> None:

@@ -8,6 +8,10 @@ import yaml
 from command_line import answer, check_answer, refused
 from done_runs import done_run
 from inspected_runs import LONG, TO_FUSE, recipe_content
+from rich.console import Console
+from rich.table import Table
+
+from logitfuse.flows.inspect_source_text import aligned_table, own_table
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +32,41 @@ def test_a_document_is_shown_and_one_token_of_it_explained(recipe: str) -> None:
     assert found.code == 0
     for words in (f"{LONG} · ", "⟦", "The true token: ", "What is taught", "fused target", "before", "3 chunks"):
         assert words in found.said
-    for words in ("counts most: weighted mixes by softmax(-score / 0.1)", "Nats per byte: ", "second", "its token"):
+    for words in (
+        "counts most: weighted mixes by softmax(-score / 0.1)",
+        "Nats per byte: ",
+        "second",
+        "its token",
+        "Added up",
+    ):
         assert words in found.said
     assert "token 70 of" in answer("inspect", recipe, "--doc", LONG, "--at", "70", "--no-models").said
+
+
+def test_a_row_holds_a_token_and_what_becomes_of_that_one_alone() -> None:
+    """Here the target's tokens come in another order than the source's own: side by side they would mislead."""
+    small, large = ({"id": n, "text": text, "p": p} for n, text, p in ((1, "small", 0.2), (2, "large", 0.6)))
+    how = {"how": "learned", "distance": None, "others": 0}
+    own = [{"text": "Ga", "p": 0.5, "becomes": [large | {"p": 0.3}, small], **how},
+           {"text": "Bu", "p": 0.3, "becomes": [large | {"p": 0.3}], **how},
+           {"text": "Zo", "p": 0.1, "becomes": [], **how | {"how": "unmapped"}}]  # fmt: skip
+    lines = shown(own_table({"kept": own, "more": 2}))
+    assert [line.split() for line in lines[1:]] == [
+        ["Ga", "50.0%", "→", "large", "30.0%,", "small", "20.0%", "learned", "from", "text"],
+        ["Bu", "30.0%", "→", "large", "30.0%", "learned", "from", "text"],
+        ["Zo", "10.0%", "nothing", "not", "mapped"],
+        ["and", "2", "more"],
+    ]
+    lines = shown(aligned_table({"kept": [large, small], "more": 0}, gold=1))
+    assert [line.split() for line in lines[1:]] == [["large", "60.0%"], ["small", "✓", "20.0%"]]
+
+
+def shown(table: Table) -> list[str]:
+    """Return a table's lines as they are printed."""
+    printed = Console(width=80)
+    with printed.capture() as found:
+        printed.print(table)
+    return found.get().rstrip().splitlines()
 
 
 def test_what_a_text_holds_cannot_command_the_terminal(recipe: str) -> None:

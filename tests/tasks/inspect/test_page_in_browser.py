@@ -105,7 +105,9 @@ def test_colours_and_documents_can_be_chosen(shown: Any) -> None:
     assert {"b1", "g1"} & set(shown.evaluate(kinds).split())
     shown.locator("#documents button").nth(1).click()
     assert "+1.00 nats" in shown.inner_text("#about") and shown.locator("#tokens span").count() < 600
-    assert {"Fused target", "Student before"} <= set(shown.inner_text("#more").splitlines())
+    assert {"Fused target", "Student before", "Its own tokens", "Added up"} <= set(
+        shown.inner_text("#more").splitlines()
+    )
 
 
 def test_everything_can_be_reached_and_nothing_is_wider_than_a_phone(shown: Any) -> None:

@@ -1,5 +1,6 @@
 """Memory, disk and devices: what must fit, and what cannot."""
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,6 +160,25 @@ def test_all_that_is_wrong_is_told(recipe_for, tmp_path: Path) -> None:
     assert refusals(Run(recipe_for())) == []
     plan = make_plan(Run(recipe), say=silent)
     assert not plan.goes and plan.sample is None and len(plan.refused) >= 2
+
+
+def test_every_model_that_is_refused_is_told_once_with_its_field(recipe_for, tmp_path: Path) -> None:
+    """Models of several faults: one that cannot be read hides neither another nor two that are the same."""
+    second = recipe_for().sources[0].model
+    for name in ("copy", "third", "mute"):
+        shutil.copytree(second, tmp_path / name)
+    config = tmp_path / "mute" / "tokenizer_config.json"
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "bos_token"}))
+    (tmp_path / "third" / "config.json").write_text("no JSON")
+    copy, third, mute, gone = ({"model": str(tmp_path / name)} for name in ("copy", "third", "mute", "gone"))
+    sources = [{"model": second}, third, gone, mute | {"start": "bos"}, copy]
+    found = refusals(Run(recipe_for(sources=sources, capture={"k": 320})))
+    begins = ["capture.k: 320 is more than the 300", "sources.1.model: ", "sources.2.model: ", "sources.3.start: "]
+    same = "sources: 'second', 'mute' and 'copy' are the same model"
+    assert len(found) == 5 and all(map(str.startswith, found, [*begins, same])), found
+    sources = [mute | {"start": "bos"}, copy | {"start": "bos"}]
+    found = refusals(Run(recipe_for(sources=sources)))
+    assert [line.partition(":")[0] for line in found] == ["sources.0.start", "sources"], found
 
 
 def test_what_stands_is_not_counted_again(recipe_for) -> None:

@@ -39,5 +39,7 @@ def test_a_probe_times_every_stage_and_leaves_nothing(recipe_for, tmp_path: Path
 
 def test_what_the_probe_is_refused_is_told(recipe_for) -> None:
     plan = make_plan(Run(recipe_for(check={"nats_per_byte": 0.1})), say=lambda line: None)
-    assert not plan.goes and any("nats per byte" in line for line in plan.refused)
+    (told,) = plan.refused
+    assert not plan.goes and told.startswith("found by the probe: stage check: 2 of 2 models failed:")
+    assert told.count("nats per byte") == 2, "of both models"
     assert plan.sample is not None and not plan.timed
