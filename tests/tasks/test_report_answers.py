@@ -26,6 +26,7 @@ from logitfuse.tasks.reporting.tables import cost_rows, result_table, source_row
 from logitfuse.tasks.reporting.verdict import answer, cards, interval
 from logitfuse.tasks.reporting.winners import PLACES, Winners
 from logitfuse.tasks.results import MEAN
+from logitfuse.tasks.train import learnt, seconds_of
 
 
 def against(control: float | None, target: float | None = 3.0, documents: int = 40) -> dict[str, Any]:
@@ -226,10 +227,19 @@ def test_looks_at_held_out_text_stand_at_the_tokens_seen_by_then() -> None:
 
 
 def test_the_speed_is_that_of_the_whole_training() -> None:
-    lines = [{"seconds": 1.0, "tokens_per_s": 9000.0}, {"seconds": 1.5}, {}]
-    assert overall_speed(trained({"seconds": 20.0}), lines) == 50, "loading and looks took time too"
-    assert overall_speed(trained({"seconds": 1.0}), lines) == 400, "taken up again: the steps took longer"
-    assert overall_speed(trained({}), []) is None
+    steps = {"model_seconds": 2.5}
+    assert overall_speed(trained({"seconds": 20.0, **steps})) == 50, "loading and looks took time too"
+    assert overall_speed(trained({"seconds": 1.0, **steps})) == 400, "taken up again: the steps took longer"
+    assert overall_speed(trained({"seconds": 8.0, "earlier_seconds": 2.0, **steps})) == 100, "its first part's, too"
+    assert overall_speed(trained({})) is None
+
+
+def test_the_speed_of_a_resumed_training_needs_no_metrics() -> None:
+    lines = [{"seconds": 2.0, "time": 5.0}, {"seconds": 3.0, "time": 11.0}]
+    assert seconds_of(lines, 10.0) == {"model_seconds": 5.0, "earlier_seconds": 2.0}
+    told = {**lines[0], "step": 1, "steps": 9, "tokens": 10}
+    assert learnt([told]) == {"steps": 1, "tokens": 10}
+    assert learnt([told | {"step": 7}]) == {"steps": 7, "tokens": 10, "untold_steps": 6}
 
 
 def trained(made: dict[str, Any]) -> Record:
