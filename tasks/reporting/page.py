@@ -20,7 +20,7 @@ from logitfuse.tasks.reporting.suites import suite_table
 from logitfuse.tasks.reporting.tables import cost_rows, result_table, source_rows, winner_rows
 from logitfuse.tasks.reporting.verdict import answer, cards
 
-FORMATS = ("number", "percent", "size", "duration", "score", "signed", "places", "day")
+FORMATS = ("number", "percent", "size", "duration", "score", "signed", "places", "moment")
 
 
 def page(facts: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from logitfuse.tasks.report import in_short
 from logitfuse.tasks.reporting.cautions import cautions, weighed
 from logitfuse.tasks.reporting.curve_plots import curve_plot, draw_curve
 from logitfuse.tasks.reporting.curves import held_out_looks, overall_speed
-from logitfuse.tasks.reporting.formats import day, percent, places
+from logitfuse.tasks.reporting.formats import moment, percent, places
 from logitfuse.tasks.reporting.gains import NO_DIFFERENT, change, span
 from logitfuse.tasks.reporting.gains import against as compared_with
 from logitfuse.tasks.reporting.headline import gained, headline, what
@@ -26,6 +26,7 @@ from logitfuse.tasks.reporting.tables import cost_rows, result_table, source_row
 from logitfuse.tasks.reporting.verdict import answer, cards, interval
 from logitfuse.tasks.reporting.winners import PLACES, Winners
 from logitfuse.tasks.results import MEAN
+from logitfuse.tasks.study.looks import caution
 from logitfuse.tasks.train import learnt, seconds_of
 
 
@@ -286,4 +287,6 @@ def test_what_may_be_chance_is_hollow_everywhere() -> None:
 def test_numbers_as_people_read_them() -> None:
     assert (percent(0.9999), percent(0.0001), percent(1.0), percent(0.0)) == ("99.9%", "0.1%", "100%", "0%")
     assert (places(8, 31), places(2048, None)) == ("8 to 31", "2,048 or more")
-    assert day("2026-01-02T03:04:05+00:00") == "2 January 2026"
+    assert moment("2026-01-02T03:04:05+02:00") == moment(1767315845) == "2026-01-02 01:04 UTC"
+    said = caution([{"time": f"2026-01-02T0{hour}:04:05+02:00"} for hour in (3, 4)], "test")
+    assert said is not None and "(2026-01-02 01:04 UTC, 2026-01-02 02:04 UTC)" in said
