@@ -52,9 +52,10 @@ def _run_missing(run: Run, stages: list[str], shown: Bars, plain: bool) -> None:
 
         start_temporary_server()
         from logitfuse.flows.pipeline import pipeline
+        from logitfuse.flows.prefect_lines import prefects_lines
         from logitfuse.flows.session import sharing
 
-        with sharing(run, shown):
+        with prefects_lines(shown.above), sharing(run, shown):
             _raise_failure(pipeline(run.recipe, first, last, return_state=True))
 
 
@@ -82,7 +83,9 @@ def run_stage(
     if unknown := given.keys() - flow.parameters.properties.keys():
         raise BadInput(f"stage {stage}: it has no {' and no '.join(sorted(unknown))}.")
     start_temporary_server()
-    with sharing(run, shown):
+    from logitfuse.flows.prefect_lines import prefects_lines
+
+    with prefects_lines(shown.above), sharing(run, shown):
         _raise_failure(flow(run.recipe, **given, return_state=True))
 
 
