@@ -87,7 +87,8 @@ def trained(run: Run, described: Work, config: WorkerConfig, progress: Progress)
             progress(line["step"], line["steps"])
 
     with sending_checkpoints(run.store.newest(_checkpoints(described)), config, LOG.info):
-        progress(*steps_done(config.checkpoints))  # what stands; all steps after them count as made now
+        stood, steps = steps_done(config.checkpoints)
+        progress(stood, steps)  # all steps after them count as made now
         held = run_training(
             config,
             processes=execution.processes,
@@ -105,7 +106,7 @@ def trained(run: Run, described: Work, config: WorkerConfig, progress: Progress)
         hosts.count if hosts else 1,
         threads_of(execution.processes),
     )
-    return {**learnt(lines), MADE: {**seconds_of(lines, began), **peak_memory(held, lines), **computed}}
+    return {**learnt(lines, stood), MADE: {**seconds_of(lines, began), **peak_memory(held, lines), **computed}}
 
 
 def seconds_of(lines: list[dict[str, Any]], began: float) -> dict[str, float]:
@@ -160,14 +161,16 @@ def _fused_shards(run: Run, shards: tuple[Record, ...]) -> tuple[FusedShard, ...
     return tuple(found)
 
 
-def learnt(lines: list[dict[str, Any]]) -> Counts:
+def learnt(lines: list[dict[str, Any]], stood: int = 0) -> Counts:
     """Count the steps and the labelled tokens that the model learnt from; steps that were left out, if there are.
 
-    Where the metrics of the first steps are lost, `untold_steps` says of how many the tokens are not counted.
+    Where the metrics of the first steps are lost, `untold_steps` says of how many the tokens are not counted: of all
+    that `stood`, where no step was missing any more.
     """
     kept = [line for line in lines if "skipped" not in line]
-    counts: Counts = {"steps": lines[-1]["step"], "tokens": sum(line["tokens"] for line in kept)}
-    counts |= {"untold_steps": lines[0]["step"] - 1} if lines[0]["step"] > 1 else {}
+    steps, untold = (lines[-1]["step"], lines[0]["step"] - 1) if lines else (stood, stood)
+    counts: Counts = {"steps": steps, "tokens": sum(line["tokens"] for line in kept)}
+    counts |= {"untold_steps": untold} if untold else {}
     return counts | ({"skipped_steps": len(lines) - len(kept)} if len(kept) < len(lines) else {})
 
 

@@ -82,9 +82,9 @@ def thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def overall_speed(record: Record) -> float | None:
-    """Return tokens per second of the whole training, as the terminal says it; None where no time is known."""
-    seconds = training_seconds(record.made)
-    return float(record.counts["tokens"] / seconds) if seconds else None
+    """Return tokens per second of the whole training, as the terminal says it; None where either is not known."""
+    tokens, seconds = record.counts["tokens"], training_seconds(record.made)
+    return float(tokens / seconds) if tokens and seconds else None
 
 
 def median(values: list[float]) -> float | None:

@@ -241,6 +241,7 @@ def test_the_speed_of_a_resumed_training_needs_no_metrics() -> None:
     told = {**lines[0], "step": 1, "steps": 9, "tokens": 10}
     assert learnt([told]) == {"steps": 1, "tokens": 10}
     assert learnt([told | {"step": 7}]) == {"steps": 7, "tokens": 10, "untold_steps": 6}
+    assert learnt([], 9) == {"steps": 9, "tokens": 0, "untold_steps": 9}
 
 
 def trained(made: dict[str, Any]) -> Record:
