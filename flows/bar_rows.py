@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from logitfuse.flows.stage_progress import StageProgress
     from logitfuse.tasks.unit import Unit
 
-WIDE, MIDDLE = 90, 60  # columns from which amounts are shown, and speeds
+WIDE, MIDDLE = 88, 58  # columns from which amounts are shown, and speeds
 LONGEST_NAME = 0.4  # of the width
 
 

@@ -52,11 +52,12 @@ def _run_missing(run: Run, stages: list[str], shown: Bars, plain: bool) -> None:
 
         start_temporary_server()
         from logitfuse.flows.pipeline import pipeline
+        from logitfuse.flows.prefect_lines import prefects_lines
         from logitfuse.flows.quiet_failures import tell_failures_here
         from logitfuse.flows.session import sharing
 
         tell_failures_here()
-        with sharing(run, shown):
+        with prefects_lines(shown.above), sharing(run, shown):
             _raise_failure(pipeline(run.recipe, first, last, return_state=True))
 
 
@@ -85,8 +86,10 @@ def run_stage(
     if unknown := given.keys() - flow.parameters.properties.keys():
         raise BadInput(f"stage {stage}: it has no {' and no '.join(sorted(unknown))}.")
     start_temporary_server()
+    from logitfuse.flows.prefect_lines import prefects_lines
+
     tell_failures_here()
-    with sharing(run, shown):
+    with prefects_lines(shown.above), sharing(run, shown):
         _raise_failure(flow(run.recipe, **given, return_state=True))
 
 

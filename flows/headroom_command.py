@@ -5,9 +5,8 @@ from __future__ import annotations
 from logitfuse.flows.json_answers import answer
 from logitfuse.flows.opened_run import open_run
 from logitfuse.flows.options import JsonFileOption, JsonOption, QuietOption, RecipeArgument, SetOption, VerboseOption
-from logitfuse.flows.typed_recipe import run_up_to
+from logitfuse.flows.typed_recipe import advising_to_run
 from logitfuse.flows.written_file import write_json
-from logitfuse.storage.errors import ShardMissing
 
 
 def headroom(
@@ -28,10 +27,8 @@ def headroom(
     from logitfuse.tasks.unit import Unit
 
     current = open_run(recipe, overrides)
-    try:
+    with advising_to_run("fuse"):
         do_unit(current, Unit("headroom"))
-    except ShardMissing as error:
-        raise run_up_to(error, "fuse") from error
     facts = read_headroom(current)
     if json_file is not None:
         write_json(json_file, facts)

@@ -13,9 +13,9 @@ import typer
 from logitfuse.flows.inspect_text import Colour, show_document, show_worst
 from logitfuse.flows.options import JsonOption, QuietOption, SetOption, VerboseOption
 from logitfuse.flows.show import bars, console, errors
-from logitfuse.flows.typed_recipe import note_unless_folder, run_up_to, typed
+from logitfuse.flows.typed_recipe import advising_to_run, note_unless_folder, typed
 from logitfuse.flows.written_file import write_text
-from logitfuse.storage.errors import BadInput, ShardMissing
+from logitfuse.storage.errors import BadInput
 
 if TYPE_CHECKING:
     from logitfuse.tasks.inspect.documents import Place
@@ -76,10 +76,8 @@ def inspect(
     if worst is not None and at is not None:
         raise BadInput("--at: --worst finds the tokens itself. Give --doc to look at another one.")
     run = _opened(recipe, overrides or ())
-    try:
+    with advising_to_run("fuse"):
         standing = fused_shards(run)
-    except ShardMissing as error:
-        raise run_up_to(error, "fuse") from error
     inspector = Inspector(run, models=not no_models, top=top)
     if worst is not None:
         found = _worst(inspector, _spread(standing, shards), worst, by, as_json)

@@ -13,6 +13,7 @@ from logitfuse.flows.bar_rows import Bar, bar_table
 from logitfuse.flows.terminal import one_line
 
 WIDEST = 120  # columns: bars longer than that say no more
+ECHO = "^C"  # which the terminal writes at the end of the last line; were that full, it would be one more to clear
 ROWS_AROUND = 8  # of the terminal's height: header, stages, losses, and the line on which the cursor stands
 FEWEST = 4
 
@@ -47,7 +48,7 @@ class LiveView:
     stays: bool = False  # it is printed once, not drawn again: long lines are broken, not cut
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        width = min(options.max_width, WIDEST)
+        width = min(max(1, options.max_width - len(ECHO)), WIDEST)
         if self.title or self.disk:
             yield _header(one_line(self.title), one_line(self.disk), width)
         if self.marks:

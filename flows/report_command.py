@@ -10,8 +10,8 @@ from logitfuse.flows.completion import complete_recipe
 from logitfuse.flows.json_answers import answer
 from logitfuse.flows.options import JsonOption, QuietOption, SetOption, VerboseOption
 from logitfuse.flows.show import console
-from logitfuse.flows.typed_recipe import note_unless_folder, run_up_to, typed
-from logitfuse.storage.errors import BadInput, ShardMissing
+from logitfuse.flows.typed_recipe import advising_to_run, note_unless_folder, typed
+from logitfuse.storage.errors import BadInput
 
 
 def report(
@@ -37,7 +37,7 @@ def report(
     from logitfuse.tasks.checks import check_folder
     from logitfuse.tasks.execute import do_unit
     from logitfuse.tasks.inspect.opened import recipe_of
-    from logitfuse.tasks.report import in_short, report_page, told_facts
+    from logitfuse.tasks.report import in_short, told_report
     from logitfuse.tasks.run import Run
     from logitfuse.tasks.unit import Unit
 
@@ -46,14 +46,12 @@ def report(
     if run.store.is_empty():
         begin = f"logitfuse run {typed(recipe, overrides)}"
         raise BadInput(f"run folder {run.store.place}: nothing lies there to report of. Run: {begin}")
-    try:
+    with advising_to_run():
         do_unit(run, Unit("report"), redo=True)
-    except ShardMissing as error:
-        raise run_up_to(error) from error
-    facts = told_facts(run)
+    facts, page = told_report(run)
     if as_json:
         answer(facts)
         return
     for line in in_short(facts):
         console.print(line, highlight=False, markup=False)
-    console.print(f"The report: {report_page(run)}", soft_wrap=True, markup=False)
+    console.print(f"The report: {page}", soft_wrap=True, markup=False)

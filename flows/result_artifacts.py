@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from logitfuse.flows.artifacts import artifact_key
 from logitfuse.tasks.markdown_text import plain
-from logitfuse.tasks.report import in_short, report_page, told_facts
+from logitfuse.tasks.report import in_short, told_report
 from logitfuse.tasks.reporting.formats import percent
 from logitfuse.tasks.reporting.headline import gained, headline, what
 from logitfuse.tasks.reporting.verdict import answer
@@ -27,8 +26,7 @@ def publish_result(run: Run, warn: Callable[[str], None]) -> None:
     """Publish a run's report as a text and its plots; a server that cannot take them is warned of."""
     from logitfuse.tasks.reporting.summary_plot import levels_picture, summary_plot, training_plot
 
-    page = report_page(run)
-    facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    facts, page = told_report(run)
     try:
         said, key = plain(headline(facts)), artifact_key(run.recipe.name, "result")
         create_markdown_artifact(result_text(facts, page), key=key, description=said)
@@ -46,9 +44,10 @@ def publish_result(run: Run, warn: Callable[[str], None]) -> None:
 
 def log_result(run: Run, info: Callable[[str], None]) -> None:
     """Say whether fusing paid, what to heed before believing it, and where the report is."""
-    for line in in_short(told_facts(run)):
+    facts, page = told_report(run)
+    for line in in_short(facts):
         info(line)
-    info(f"The report: {report_page(run).resolve()}")
+    info(f"The report: {page.resolve()}")
 
 
 def result_text(facts: dict[str, Any], page: Path) -> str:

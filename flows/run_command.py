@@ -49,7 +49,7 @@ def run(
 
 def show_results(current: Run, last: str) -> None:
     """Print what came of a run whose last stage was this one."""
-    from logitfuse.tasks.report import in_short, report_page, told_facts
+    from logitfuse.tasks.report import in_short, told_report
     from logitfuse.tasks.results import results
 
     if last in ("evaluate", "report"):
@@ -58,9 +58,10 @@ def show_results(current: Run, last: str) -> None:
     if last in ("suites", "report"):
         show_suites(current)
     if last == "report":
-        for line in in_short(told_facts(current)):
+        facts, page = told_report(current)
+        for line in in_short(facts):
             console.print(line, highlight=False, markup=False)
-        console.print(f"The report: {report_page(current)}", soft_wrap=True, markup=False)
+        console.print(f"The report: {page}", soft_wrap=True, markup=False)
 
 
 def show_suites(current: Run) -> None:

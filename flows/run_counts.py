@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from logitfuse.flows.completion import STAGES
 from logitfuse.storage.errors import ShardCorrupt, ShardMissing
 from logitfuse.storage.records import LISTED, Record, from_bytes
+from logitfuse.tasks.training.metrics import training_seconds
 
 if TYPE_CHECKING:
     from logitfuse.storage.store import LocalStore
@@ -106,6 +107,7 @@ class _Result:
     tokens: float
     began: float
     ended: float
+    seconds: float  # in which the tokens were made
 
 
 @dataclass
@@ -156,8 +158,11 @@ class Standing:
 
 
 def _result(record: Record, began: float) -> _Result:
-    tokens = _number(record.counts.get("tokens"))
-    return _Result(sum(f.bytes for f in record.files), tokens, began, began + _number(record.made.get("seconds")))
+    tokens, made = _number(record.counts.get("tokens")), {name: _number(value) for name, value in record.made.items()}
+    seconds = made.get("seconds", 0.0)
+    ended = began + seconds
+    seconds = training_seconds(made) if record.stage in TRAINED else seconds
+    return _Result(sum(f.bytes for f in record.files), tokens, began, ended, seconds)
 
 
 def _number(value: Any) -> float:
@@ -176,6 +181,6 @@ def _count(place: str, results: list[_Result], shards: int) -> StageCount:
 def _speed(results: list[_Result]) -> float | None:
     """Return the tokens per second of the last results; None where they are of the past, or count no tokens."""
     late = sorted(results, key=lambda result: result.ended)[-OF_LATE:]
-    seconds = late[-1].ended - min(result.began for result in late)
+    seconds = late[-1].ended - min(result.ended - result.seconds for result in late)
     tokens = sum(result.tokens for result in late)
     return tokens / seconds if tokens and seconds > 0 and time.time() - late[-1].ended < RECENT else None

@@ -22,6 +22,7 @@ from logitfuse.flows.run_counts import StageCount
 from logitfuse.flows.show import console
 from logitfuse.storage.errors import ShardCorrupt, StoreFailed
 from logitfuse.storage.store import LocalStore, only_a_file
+from logitfuse.tasks.reporting.formats import moment
 
 LONGEST_JOURNAL = 1 << 16
 IDLE = "No stage is at work at this moment"
@@ -96,7 +97,7 @@ class RunState:
             return f"At work: {', '.join(hosts)}"
         if self.last is None:
             return f"{IDLE}, as far as this machine can see."
-        ended = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(_ended(self.last)))
+        ended = moment(_ended(self.last))
         return f"{IDLE}. Last: {' to '.join(map(str, self.last['stages']))}, {ended}: {self.last['ended']}"
 
     def facts(self) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def last_of_journal(store: LocalStore) -> dict[str, Any] | None:
 
 def _ended(line: dict[str, Any]) -> float:
     ended = float(line["began"]) + float(line["seconds"])
-    time.localtime(ended)  # refuses what is no time
+    moment(ended)  # refuses what is no time
     return ended
 
 

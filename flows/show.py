@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,7 @@ class Bars:
         """`overview`: what is shown around the bars of a whole run."""
         self._shown: dict[str, StageProgress] = {}
         self._overview = overview
+        self.above: Callable[[str], None] | None = None  # prints a line above the bars while they are drawn
 
     @contextmanager
     def showing(self, progress: StageProgress) -> Iterator[None]:
@@ -129,6 +130,7 @@ def bars(overview: Overview | None = None) -> Iterator[Bars]:
             overview.kept_up_to_date() if overview else nullcontext(),
             ResizableLive(get_renderable=shown.rows, console=console, refresh_per_second=4, transient=True),
         ):
+            shown.above = console.tell
             yield shown
     else:
         with repeating(SECONDS_BETWEEN_LINES, shown.say_where):

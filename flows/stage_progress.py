@@ -160,7 +160,8 @@ class StageProgress:
 
     def _tokens_now(self, part: Part, counts: Counts) -> float | None:
         if part.size and "tokens" in counts:
-            return float(counts["tokens"]) * (1 - part.stood / part.size)
+            counted = part.size - counts.get("untold_steps", 0)  # of a training whose first metrics are lost
+            return float(counts["tokens"]) * min(1.0, (part.size - part.stood) / counted) if counted > 0 else None
         return part.done - part.stood if self.measure.name == "tokens" else None
 
     def _groups_of(self, unit: Unit) -> Sequence[_Group]:

@@ -15,7 +15,7 @@ from logitfuse.flows.exit_codes import ExitCode
 from logitfuse.flows.json_answers import answer
 from logitfuse.flows.options import JsonOption, SetOption
 from logitfuse.flows.show import console, status_table
-from logitfuse.flows.typed_recipe import note_unless_folder
+from logitfuse.flows.typed_recipe import note_unless_folder, with_recipe
 from logitfuse.storage.errors import BadInput
 
 if TYPE_CHECKING:
@@ -117,7 +117,13 @@ def facts(state: RunState, counted: Wanted | Standing) -> dict[str, Any]:
     if units is None:
         return {**state.facts(), "units": None}
     listing = [
-        {"stage": s.unit.stage, "source": s.unit.source, "shard": s.unit.shard, "state": s.state, "why": s.why}
+        {
+            "stage": s.unit.stage,
+            "source": s.unit.source,
+            "shard": s.unit.shard,
+            "state": s.state,
+            "why": with_recipe(s.why),
+        }
         for s in units
     ]
     return {**state.facts(), "units": listing}
@@ -127,5 +133,5 @@ def show(state: RunState, counted: Wanted | Standing) -> None:
     """Print it once."""
     console.print(status_table(state.counts))
     for damaged in (s for s in getattr(counted, "units", ()) if s.state == "damaged"):
-        console.tell(Text.assemble((str(damaged.unit), "red"), f": {damaged.why}"))
+        console.tell(Text.assemble((str(damaged.unit), "red"), f": {with_recipe(damaged.why)}"))
     console.print(replace(state.view, stays=True))

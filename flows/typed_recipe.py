@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from logitfuse.storage.errors import ShardMissing
@@ -37,10 +38,14 @@ def note_unless_folder(given: str) -> str:
     return given if is_folder or is_url(given) else note_recipe(given)
 
 
-def run_up_to(error: ShardMissing, stage: str = "") -> ShardMissing:
-    """Return what is missing with advice to run all of it: the stages before it are most likely missing, too."""
-    missing = str(error).partition(" Run: ")[0]
-    return ShardMissing(f"{missing} Run: logitfuse run RECIPE{stage and f' --stop-after {stage}'}")
+@contextmanager
+def advising_to_run(up_to: str = "") -> Iterator[None]:
+    """Where the block misses a shard, advise to run all stages `up_to` one: those before it are likely missing, too."""
+    try:
+        yield
+    except ShardMissing as error:
+        missing = str(error).partition(" Run: ")[0]
+        raise ShardMissing(f"{missing} Run: logitfuse run RECIPE{up_to and f' --stop-after {up_to}'}") from error
 
 
 def note_overrides(overrides: list[str] | None) -> list[str] | None:

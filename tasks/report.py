@@ -70,10 +70,10 @@ def report_page(run: Run) -> Path:
     return run.recipe.folder / "report.html"
 
 
-def told_facts(run: Run) -> dict[str, Any]:
-    """Return what the report of a run says, as its page does. Raises `ShardMissing` before the stage is done."""
-    facts: dict[str, Any] = json.loads(report_page(run).with_suffix(".json").read_text(encoding="utf-8"))
-    return facts
+def told_report(run: Run) -> tuple[dict[str, Any], Path]:
+    """Return what the report of a run says, and its page (`report_page`), which says the same."""
+    page = report_page(run)
+    return json.loads(page.with_suffix(".json").read_text(encoding="utf-8")), page
 
 
 def in_short(facts: dict[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,14 @@ from logitfuse.tasks.arms import CONTROL, arms, fused_shards
 from logitfuse.tasks.computed_on import trained_on
 from logitfuse.tasks.engine import MADE, Counts, Progress, Work
 from logitfuse.tasks.model_card import model_card
+from logitfuse.tasks.training.checkpoint import steps_done
 from logitfuse.tasks.training.checkpoint_copies import sending_checkpoints
 from logitfuse.tasks.training.config import FusedShard, WorkerConfig
 from logitfuse.tasks.training.fused_file import check_texts
 from logitfuse.tasks.training.held_out_sample import spread_out, write_sample
 from logitfuse.tasks.training.hosts import hosts_of
 from logitfuse.tasks.training.launch import run_training, threads_of
-from logitfuse.tasks.training.metrics import last_line, read_metrics
+from logitfuse.tasks.training.metrics import last_line, read_metrics, stood_before
 from logitfuse.tasks.training.settings import TrainSettings, control_of, fused_of
 from logitfuse.tasks.training.watch_settings import WatchSettings
 from logitfuse.tasks.unit import Unit
@@ -78,15 +80,15 @@ def _train(run: Run, described: Work, shards: tuple[Record, ...], card: str, pat
 def trained(run: Run, described: Work, config: WorkerConfig, progress: Progress) -> Counts:
     """Train in a child process, report its steps, and count what was learnt."""
     run.unload()  # the last source's weights would take the memory that training needs
-    execution = run.recipe.execution
-    if not last_line(config.metrics):
-        progress(0, 0)  # nothing stands: the first steps count as made now
+    execution, began = run.recipe.execution, time.time()
 
     def report() -> None:
-        if line := last_line(config.metrics):
+        if (line := last_line(config.metrics)) and not stood_before(line, began):
             progress(line["step"], line["steps"])
 
     with sending_checkpoints(run.store.newest(_checkpoints(described)), config, LOG.info):
+        stood, steps = steps_done(config.checkpoints)
+        progress(stood, steps)  # all steps after them count as made now
         held = run_training(
             config,
             processes=execution.processes,
@@ -96,7 +98,6 @@ def trained(run: Run, described: Work, config: WorkerConfig, progress: Progress)
             heartbeat=report,
         )
     lines = read_metrics(config.metrics)
-    seconds = round(sum(line.get("seconds", 0.0) for line in lines), 3)
     hosts = hosts_of(execution.hosts)
     computed = trained_on(
         config.settings,
@@ -105,7 +106,14 @@ def trained(run: Run, described: Work, config: WorkerConfig, progress: Progress)
         hosts.count if hosts else 1,
         threads_of(execution.processes),
     )
-    return {**learnt(lines), MADE: {"model_seconds": seconds, **peak_memory(held, lines), **computed}}
+    return {**learnt(lines, stood), MADE: {**seconds_of(lines, began), **peak_memory(held, lines), **computed}}
+
+
+def seconds_of(lines: list[dict[str, Any]], began: float) -> dict[str, float]:
+    """Return how long the steps took, and those of earlier processes, before the Unix time `began`, by themselves."""
+    steps = sum(line.get("seconds", 0.0) for line in lines)
+    earlier = sum(line.get("seconds", 0.0) for line in lines if stood_before(line, began))
+    return {"model_seconds": round(steps, 3), "earlier_seconds": round(earlier, 3)}
 
 
 def peak_memory(held: int | None, lines: list[dict[str, Any]]) -> dict[str, int]:
@@ -153,10 +161,16 @@ def _fused_shards(run: Run, shards: tuple[Record, ...]) -> tuple[FusedShard, ...
     return tuple(found)
 
 
-def learnt(lines: list[dict[str, Any]]) -> Counts:
-    """Count the steps and the labelled tokens that the model learnt from; steps that were left out, if there are."""
+def learnt(lines: list[dict[str, Any]], stood: int = 0) -> Counts:
+    """Count the steps and the labelled tokens that the model learnt from; steps that were left out, if there are.
+
+    Where the metrics of the first steps are lost, `untold_steps` says of how many the tokens are not counted: of all
+    that `stood`, where no step was missing any more.
+    """
     kept = [line for line in lines if "skipped" not in line]
-    counts: Counts = {"steps": lines[-1]["step"], "tokens": sum(line["tokens"] for line in kept)}
+    steps, untold = (lines[-1]["step"], lines[0]["step"] - 1) if lines else (stood, stood)
+    counts: Counts = {"steps": steps, "tokens": sum(line["tokens"] for line in kept)}
+    counts |= {"untold_steps": untold} if untold else {}
     return counts | ({"skipped_steps": len(lines) - len(kept)} if len(kept) < len(lines) else {})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -119,16 +118,13 @@ def _given(
 
 def _text(answers: Answers) -> Text:
     from logitfuse.flows.init.looks import look_at_text
+    from logitfuse.tasks.corpus.documents import BadColumn
     from logitfuse.tasks.corpus.settings import CorpusSettings
 
     try:
         return look_at_text(CorpusSettings(source=answers.corpus, text_column=answers.text_column))
-    except BadInput as error:  # it names the recipe's field, and what was given here is an option
-        raise BadInput(re.sub(r"\b([Ss])et text_column to", _give, str(error))) from error
-
-
-def _give(found: re.Match[str]) -> str:
-    return f"{'Give' if found[1] == 'S' else 'give'} --text-column"
+    except BadColumn as error:  # it names the recipe's field, and what was given here is an option
+        raise error.advising("--text-column") from error
 
 
 def _written(answers: Answers, known: dict[str, Model], text: Text | None, check: bool) -> str:

@@ -12,6 +12,7 @@ from logitfuse.flows.show import console
 from logitfuse.flows.up.database import Database
 from logitfuse.flows.up.place import CLIENT_AUTH, SERVER_AUTH, Place
 from logitfuse.flows.up.record import Record
+from logitfuse.tasks.reporting.formats import moment
 
 
 def say(line: str | Text = "") -> None:
@@ -21,8 +22,8 @@ def say(line: str | Text = "") -> None:
 
 
 def event(line: str) -> None:
-    """Print a line with the time of day."""
-    say(Text.assemble((time.strftime("%H:%M:%S "), "dim"), line))
+    """Print a line with the time."""
+    say(Text.assemble((f"{moment(time.time())}  ", "dim"), line))
 
 
 def starting(place: Place, database: Database | None, left: Record | None) -> None:

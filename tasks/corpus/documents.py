@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from logitfuse.kernels.near_duplicates import normalise
 from logitfuse.storage.errors import BadInput
@@ -37,6 +37,23 @@ class Row(NamedTuple):
     problem: BadInput | None = None
 
 
+class BadColumn(BadInput):
+    """A column that the settings name cannot be used; whoever gave it otherwise than in a recipe can be told so."""
+
+    found = instead = ""
+
+    @classmethod
+    def of(cls, found: str, setting: str, instead: str) -> Self:
+        """Say what was `found`, and that the corpus' `setting` may be set to something `instead`."""
+        error = cls(f"{found} Set {setting} to {instead}.")
+        error.found, error.instead = found, instead
+        return error
+
+    def advising(self, option: str) -> BadInput:
+        """Return the same error for somebody who gave the column by an option of a command."""
+        return BadInput(f"{self.found} Give {option} {self.instead}.")
+
+
 def document_of(row: Row, split: SplitName | None, settings: CorpusSettings) -> Document:
     """Return the row's document; without a `split` of its own, its text decides (see `assigned_split`).
 
@@ -47,10 +64,8 @@ def document_of(row: Row, split: SplitName | None, settings: CorpusSettings) -> 
     require_columns(row.values, settings, row.where)
     text = row.values[settings.text_column]
     if not isinstance(text, str):
-        raise BadInput(
-            f"{row.where}: the text column '{settings.text_column}' holds {_kind(text)}, not text. "
-            f"Mend or remove the row, or set text_column to another column."
-        )
+        holds = f"{row.where}: the text column '{settings.text_column}' holds {_kind(text)}, not text."
+        raise BadColumn.of(holds, "text_column", "another column, or mend or remove the row")
     encoded = encode_text(text, row.where)
     return Document(
         doc_id=row.default_id if settings.id_column is None else _id(row, settings.id_column),
@@ -66,9 +81,8 @@ def require_columns(columns: Iterable[str], settings: CorpusSettings, where: str
         wanted = getattr(settings, setting)
         if wanted is not None and wanted not in columns:
             there = ", ".join(f"'{column}'" for column in columns) or "none"
-            raise BadInput(
-                f"{where}: there is no column '{wanted}'; there are: {there}. Set {setting} to one of these."
-            )
+            missing = f"{where}: there is no column '{wanted}'; there are: {there}."
+            raise BadColumn.of(missing, setting, "one of these")
 
 
 def wanted_columns(columns: Iterable[str], settings: CorpusSettings) -> list[str]:

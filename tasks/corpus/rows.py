@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from logitfuse.storage.arrow_errors import reading_arrow
 from logitfuse.storage.errors import BadInput
-from logitfuse.tasks.corpus.documents import Row, require_columns, wanted_columns
+from logitfuse.tasks.corpus.documents import BadColumn, Row, require_columns, wanted_columns
 from logitfuse.tasks.corpus.settings import CorpusSettings
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -126,7 +126,8 @@ def check_schema(schema: pa.Schema, settings: CorpusSettings, where: str) -> Non
     kind = schema.field(settings.text_column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise BadInput(f"{where}: column '{settings.text_column}' holds {kind}, not text. Set text_column to another.")
+        holds = f"{where}: column '{settings.text_column}' holds {kind}, not text."
+        raise BadColumn.of(holds, "text_column", "another")
 
 
 def decoded(data: bytes, where: str, offset: int = 0, *, first: bool = True) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from logitfuse.tasks.train import shown_metrics
-from logitfuse.tasks.training.metrics import read_metrics
+from logitfuse.tasks.training.metrics import read_metrics, training_seconds
 
 if TYPE_CHECKING:
     from logitfuse.storage.records import Record
@@ -32,7 +32,8 @@ def training_facts(run: Run) -> dict[str, dict[str, Any]]:
             "settings": record.settings,
             "clm_loss": last_tenth(lines, "clm_loss"),
             "fusion_loss": last_tenth(lines, "fusion_loss"),
-            "tokens_per_s": overall_speed(record, lines),
+            "untold_steps": record.counts.get("untold_steps", 0),
+            "tokens_per_s": overall_speed(record),
             "mfu": median([line["mfu"] for line in lines if line.get("mfu") is not None]),
             "skipped": [
                 {"step": line["step"], "why": line["skipped"], "documents": line.get("documents", [])}
@@ -80,14 +81,10 @@ def thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return points
 
 
-def overall_speed(record: Record, lines: list[dict[str, Any]]) -> float | None:
-    """Return tokens per second of the whole training, as the terminal says it; None where no time is known.
-
-    Of one that was taken up again the record has the last process' time only; its steps then took longer.
-    """
-    steps = sum(line.get("seconds") or 0.0 for line in lines)
-    seconds = max(record.made.get("seconds") or 0.0, steps)
-    return float(record.counts["tokens"] / seconds) if seconds else None
+def overall_speed(record: Record) -> float | None:
+    """Return tokens per second of the whole training, as the terminal says it; None where either is not known."""
+    tokens, seconds = record.counts["tokens"], training_seconds(record.made)
+    return float(tokens / seconds) if tokens and seconds else None
 
 
 def median(values: list[float]) -> float | None:

@@ -1,8 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers and times as people read them."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 MISSING = "–"
 
@@ -36,10 +36,13 @@ def places(first: int, last: int | None) -> str:
     return f"{first:,} or more" if last is None else f"{first:,} to {last:,}"
 
 
-def day(moment: str) -> str:
-    """Write the day of an ISO time."""
-    made = datetime.fromisoformat(moment)
-    return f"{made.day} {made:%B %Y}"
+def moment(when: float | str) -> str:
+    """Write a Unix or an ISO time as everything here shows times: `2026-11-22 13:05 UTC`.
+
+    Raises ValueError, OverflowError or OSError for what is no time.
+    """
+    made = datetime.fromisoformat(when) if isinstance(when, str) else datetime.fromtimestamp(when, UTC)
+    return f"{made.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def size(count: float) -> str:

@@ -20,7 +20,7 @@ from logitfuse.tasks.reporting.suites import suite_table
 from logitfuse.tasks.reporting.tables import cost_rows, result_table, source_rows, winner_rows
 from logitfuse.tasks.reporting.verdict import answer, cards
 
-FORMATS = ("number", "percent", "size", "duration", "score", "signed", "places", "day")
+FORMATS = ("number", "percent", "size", "duration", "score", "signed", "places", "moment")
 
 
 def page(facts: dict[str, Any]) -> str:
@@ -35,7 +35,7 @@ def page(facts: dict[str, Any]) -> str:
             "change": change,
             "span": span,
             "domain": shown_domain,
-            "tone": tone,
+            "css_class": css_class,
             "glyph": lambda arm: ROLES[role_of_arm(arm)][1],
         }
     )
@@ -69,7 +69,7 @@ def _template(name: str) -> str:
     return files("logitfuse.tasks.reporting").joinpath(name).read_text(encoding="utf-8")
 
 
-def tone(name: str) -> str:
+def css_class(name: str) -> str:
     """Return the CSS class of a role or an arm; `pair` by itself is two columns."""
     known = name if name in (*ROLES, "source") else role_of_arm(name)
     return "pair-model" if known == "pair" else known

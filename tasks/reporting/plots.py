@@ -48,13 +48,18 @@ def draw_levels(axes: Axes, rows: list[dict[str, Any]], domains: list[str], pale
     domain_rows(axes, domains, palette)
     for at, model in enumerate(models):
         offset = (at - (len(models) - 1) / 2) * 0.72 / max(len(models), 1)
-        colour = getattr(palette, model["colour"])
-        fill = palette.card if model["role"] == "target" else colour
+        colour, fill = mark_colours(model, palette)
         for row in (r for r in rows if (r["model"], r["role"]) == (model["model"], model["role"])):
             if row["domain"] in domains and has_interval(row):
                 y = domains.index(row["domain"]) + offset
                 _interval(axes, y, (row["low"], row["nats_per_byte"], row["high"]), model["marker"], colour, fill)
     axes.set_xlabel("nats per byte, lower is better")
+
+
+def mark_colours(model: dict[str, Any], palette: Palette) -> tuple[str, str]:
+    """Return the colour of a model's mark and what it is filled with: the target's, as it came, is hollow."""
+    colour = getattr(palette, model["colour"])
+    return colour, palette.card if model["role"] == "target" else colour
 
 
 def gains_plot(facts: dict[str, Any]) -> str:

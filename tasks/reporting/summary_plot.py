@@ -20,6 +20,7 @@ from logitfuse.tasks.reporting.plots import (
     drawn_domains,
     drawn_height,
     has_interval,
+    mark_colours,
 )
 from logitfuse.tasks.reporting.svg import picture, png
 from logitfuse.tasks.reporting.tables import winner_rows
@@ -66,8 +67,7 @@ def levels_picture(facts: dict[str, Any]) -> bytes | None:
 
 def _mark(model: dict[str, Any], palette: Palette) -> Line2D:
     """Return what a legend shows of a model: its mark, its name and what it is."""
-    colour = getattr(palette, model["colour"])
-    fill = palette.card if model["role"] == "target" else colour
+    colour, fill = mark_colours(model, palette)
     name = shortened(model["model"]) + (f" ({model['called']})" if model["called"] else "")
     return Line2D([], [], marker=model["marker"], color=colour, markerfacecolor=fill, linestyle="", label=name)
 

@@ -12,6 +12,7 @@ from typing import Any
 from logitfuse.storage.atomic import write_exclusively
 from logitfuse.storage.errors import ShardCorrupt
 from logitfuse.storage.keys import canonical_json
+from logitfuse.tasks.reporting.formats import moment
 
 Look = dict[str, Any]
 FOLDER = "looks"
@@ -43,8 +44,9 @@ def read_looks(folder: Path) -> list[Look]:
             look = json.loads(path.read_bytes())
             if not all(isinstance(look[name], str) for name in ("time", "fingerprint")):
                 raise ValueError("it tells no time, or not what was looked at")
+            moment(look["time"])  # refuses what is none
             found.append(look)
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             raise ShardCorrupt(
                 f"{path}: this record of a look at the locked split is damaged: {error}. Restore it; do not delete it, "
                 "or it would seem that nobody looked."
@@ -56,7 +58,7 @@ def caution(looks: list[Look], split: str) -> str | None:
     """Say how often the locked split was looked at with other models or contrasts; None for once."""
     if len(looks) < 2:
         return None
-    times = ", ".join(look["time"] for look in looks)
+    times = ", ".join(moment(look["time"]) for look in looks)
     return (
         f"The {split} split was looked at {len(looks)} times with different models or contrasts ({times}). Only the "
         "first look is a test; what was changed after it may fit this very text."

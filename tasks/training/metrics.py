@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,7 @@ class _Step(BaseModel):
     epoch: float | None = None
     peak_memory_gb: float | None = None
     seconds_left: float | None = None
+    time: float | None = None
     held_out: dict[str, float | None] = {}
     skipped: str = ""
     documents: list[str] = []
@@ -100,6 +102,21 @@ def last_line(path: Path) -> dict[str, Any] | None:
         return _line(lines[-1], str(path)) if lines else None
     except ShardCorrupt:
         return None
+
+
+def stood_before(line: dict[str, Any], began: float) -> bool:
+    """Whether a step was done before the Unix time `began`, by an earlier process of a training that goes on."""
+    return line.get("time") is not None and bool(line["time"] < began)
+
+
+def training_seconds(made: Mapping[str, Any]) -> float:
+    """Return the seconds in which a model learnt the tokens that its record counts, from the record's `made`.
+
+    `seconds` are the last process' only. Steps of those before it stand in `earlier_seconds`; a record without it may
+    be of a training that was resumed if its steps took longer.
+    """
+    seconds, steps, earlier = (made.get(name) or 0.0 for name in ("seconds", "model_seconds", "earlier_seconds"))
+    return float(max(seconds + earlier, steps))
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:

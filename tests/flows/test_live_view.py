@@ -14,6 +14,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_it_fits_every_width_and_names_command_nothing(width: int, encoding: str
     shown = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
     assert not set(shown) & set("\x1b\x07\r")
     if encoding == "utf-8":
-        assert max(map(len, shown.splitlines())) <= width
+        assert max(map(len, shown.splitlines())) <= width - len("^C"), "which a terminal writes after the last line"
     assert "45%" in shown and ("12,345 tok" in shown) == (width >= 60) and ("2.65 M" in shown) == (width >= 90)
 
 
@@ -136,6 +137,13 @@ def test_a_recipe_and_its_folder_alone_tell_the_same_of_what_stands(half_done: R
     for counted in (wanted, standing):  # what was seen before is not read again, what is new is
         assert sum(count.done for count in counted.look() if count.stage == "encode") == 6
     assert not wanted.is_done(()) and standing.is_done(()) is None
+
+
+def test_when_a_run_ended_is_told_in_utc(half_done: Run) -> None:
+    store = half_done.store
+    last = {"stages": ["prepare", "encode"], "began": 1767315840.0, "seconds": 5.0, "ended": "completed"}
+    state = replace(run_state("tiny", store, StandingCounts(lambda: store)), last=last)
+    assert state.view.note.endswith(". Last: prepare to encode, 2026-01-02 01:04 UTC: completed")
 
 
 def test_who_is_at_work_is_seen_from_outside(half_done: Run) -> None:

@@ -1,6 +1,7 @@
 """How far, how fast, how long: what stood counts as done and not for the rate, whoever reports and in which order."""
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ from rich.console import Console
 from logitfuse.flows import show
 from logitfuse.flows.execute import stage_summary, summary
 from logitfuse.flows.pace import HALF_LIFE, SETTLED, Rate, Standing, duration, quantity
+from logitfuse.flows.run_counts import _result, _speed
 from logitfuse.flows.stage_progress import Ahead, Measure, StageProgress
 from logitfuse.flows.work_ahead import MEASURES, stage_progress
 from logitfuse.storage.records import Record
@@ -235,6 +237,25 @@ def test_finished_units_and_stages_say_their_tokens_per_second(clock: Clock) -> 
         stage.finish(unit, "done")
     line = stage_summary(stage, ["kept", "done", "done"], 0, 11.0)
     assert line == "capture: 2 done, 1 kept in 11.0 s, 200 tokens, 20 tokens/s"
+
+
+def test_a_resumed_trainings_speed_counts_what_was_made_now(clock: Clock) -> None:
+    for counts in ({"tokens": 800}, {"tokens": 400, "untold_steps": 50}):  # the metrics of its first part are lost
+        unit = Unit("train", "fused")
+        stage = StageProgress("train", MEASURES["train"], [Ahead(unit)], clock)
+        report = stage.report(unit)
+        report(50, 100)
+        clock.now += 10
+        report(60, 100)
+        assert stage.standing().per_second == 1
+        stage.finish(unit, "done", counts)
+        assert stage.tokens_made(unit) == 400
+
+
+def test_a_folders_speed_counts_all_the_time_of_a_resumed_training() -> None:
+    made = {"started": time.time() - 10, "seconds": 10.0, "model_seconds": 25.0, "earlier_seconds": 30.0}
+    record = Record(stage="train", place="p", name="n", key="k", files=[], counts={"tokens": 800}, made=made)
+    assert _speed([_result(record, made["started"])]) == 20
 
 
 def shown_to(monkeypatch: pytest.MonkeyPatch, console: Console) -> Console:

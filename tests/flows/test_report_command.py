@@ -74,6 +74,15 @@ def test_of_an_unfinished_run_it_says_to_run_all_that_is_missing(recipe: Path) -
     assert "is not there yet" in said and f"Run: logitfuse run {recipe} --set train.seed=7" in said, said
 
 
+def test_headroom_and_status_name_the_recipe_as_it_was_typed(recipe: Path) -> None:
+    typed = [str(recipe), "--set", "fuse.rule=avg_ce"]
+    said = refused("headroom", *typed)
+    assert said.endswith(f" Run: logitfuse run {' '.join(typed)} --stop-after fuse"), said
+    units = json.loads(answer("status", *typed, "--json").out)["units"]
+    missing = [unit["why"] for unit in units if unit["state"] == "missing"]
+    assert missing and all(why.endswith(f"Run: logitfuse stage fuse {' '.join(typed)}") for why in missing), missing
+
+
 def test_a_folder_is_no_recipe_that_a_command_could_take(tmp_path: Path) -> None:
     for given, line in ((str(tmp_path), "logitfuse run RECIPE"), ("my.yaml", "logitfuse run my.yaml")):
         forget()

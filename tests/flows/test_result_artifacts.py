@@ -1,6 +1,5 @@
 """A finished run in Prefect's UI: its numbers as a table, one picture, and nothing that a name could break."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,8 +91,7 @@ def test_every_model_is_drawn_where_it_was_measured() -> None:
 
 
 def test_a_server_that_cannot_take_it_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "report.json").write_text(json.dumps(facts()))
-    monkeypatch.setattr(result_artifacts, "report_page", lambda run: tmp_path / "report.html")
+    monkeypatch.setattr(result_artifacts, "told_report", lambda run: (facts(), tmp_path / "report.html"))
     run: Any = SimpleNamespace(recipe=SimpleNamespace(name="my_run"))
     made: list[str] = []
     monkeypatch.setattr(result_artifacts, "create_markdown_artifact", lambda text, key, description: made.append(key))

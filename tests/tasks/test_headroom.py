@@ -230,6 +230,8 @@ def test_worse_targets_are_warned_of_and_better_ones_are_not() -> None:
     assert "law (+0.20)" in said[1] and "source shorter (+2.60)" in said[2]
     table = headroom_table(bad)
     assert table.row_count == 3 and "test" in str(table.title)
+    words = [*("same token", "longer", "shorter", "own"), *("taught", "change", "ruled out")]
+    assert [word for word in words if word not in str(table.caption).lower()] == [], "the caption says what they mean"
     facts = {"headroom": {"measured": True, "warnings": said}}
     assert cautions_of_headroom(facts) == said
     assert cautions_of_headroom({}) == []

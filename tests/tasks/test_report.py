@@ -118,8 +118,10 @@ def test_without_control_with_one_source_and_with_nothing_to_compare() -> None:
         row.update((name, None) for name, value in list(row.items()) if isinstance(value, float))
     facts["fusion"] |= {"weights": {"big": 1.0}, "by_domain": {}}
     facts["training"]["fused"] |= {"curve": [], "clm_loss": None, "fusion_loss": None, "tokens_per_s": None}
+    facts["training"]["fused"]["untold_steps"] = 6
     facts["sources"] = []
-    assert "There was no held-out text" in shown(facts)
+    text = shown(facts)
+    assert "There was no held-out text" in text and text.count("without the metrics of its first 6 steps") == 1
     assert "no held-out text" in shown({**facts, "gains": [], "results": []})
 
 

@@ -14,7 +14,7 @@ from logitfuse.tasks.report import in_short
 from logitfuse.tasks.reporting.cautions import cautions, weighed
 from logitfuse.tasks.reporting.curve_plots import curve_plot, draw_curve
 from logitfuse.tasks.reporting.curves import held_out_looks, overall_speed
-from logitfuse.tasks.reporting.formats import day, percent, places
+from logitfuse.tasks.reporting.formats import moment, percent, places
 from logitfuse.tasks.reporting.gains import NO_DIFFERENT, change, span
 from logitfuse.tasks.reporting.gains import against as compared_with
 from logitfuse.tasks.reporting.headline import gained, headline, what
@@ -26,6 +26,8 @@ from logitfuse.tasks.reporting.tables import cost_rows, result_table, source_row
 from logitfuse.tasks.reporting.verdict import answer, cards, interval
 from logitfuse.tasks.reporting.winners import PLACES, Winners
 from logitfuse.tasks.results import MEAN
+from logitfuse.tasks.study.looks import caution
+from logitfuse.tasks.train import learnt, seconds_of
 
 
 def against(control: float | None, target: float | None = 3.0, documents: int = 40) -> dict[str, Any]:
@@ -226,10 +228,20 @@ def test_looks_at_held_out_text_stand_at_the_tokens_seen_by_then() -> None:
 
 
 def test_the_speed_is_that_of_the_whole_training() -> None:
-    lines = [{"seconds": 1.0, "tokens_per_s": 9000.0}, {"seconds": 1.5}, {}]
-    assert overall_speed(trained({"seconds": 20.0}), lines) == 50, "loading and looks took time too"
-    assert overall_speed(trained({"seconds": 1.0}), lines) == 400, "taken up again: the steps took longer"
-    assert overall_speed(trained({}), []) is None
+    steps = {"model_seconds": 2.5}
+    assert overall_speed(trained({"seconds": 20.0, **steps})) == 50, "loading and looks took time too"
+    assert overall_speed(trained({"seconds": 1.0, **steps})) == 400, "taken up again: the steps took longer"
+    assert overall_speed(trained({"seconds": 8.0, "earlier_seconds": 2.0, **steps})) == 100, "its first part's, too"
+    assert overall_speed(trained({})) is None
+
+
+def test_the_speed_of_a_resumed_training_needs_no_metrics() -> None:
+    lines = [{"seconds": 2.0, "time": 5.0}, {"seconds": 3.0, "time": 11.0}]
+    assert seconds_of(lines, 10.0) == {"model_seconds": 5.0, "earlier_seconds": 2.0}
+    told = {**lines[0], "step": 1, "steps": 9, "tokens": 10}
+    assert learnt([told]) == {"steps": 1, "tokens": 10}
+    assert learnt([told | {"step": 7}]) == {"steps": 7, "tokens": 10, "untold_steps": 6}
+    assert learnt([], 9) == {"steps": 9, "tokens": 0, "untold_steps": 9}
 
 
 def trained(made: dict[str, Any]) -> Record:
@@ -276,4 +288,6 @@ def test_what_may_be_chance_is_hollow_everywhere() -> None:
 def test_numbers_as_people_read_them() -> None:
     assert (percent(0.9999), percent(0.0001), percent(1.0), percent(0.0)) == ("99.9%", "0.1%", "100%", "0%")
     assert (places(8, 31), places(2048, None)) == ("8 to 31", "2,048 or more")
-    assert day("2026-01-02T03:04:05+00:00") == "2 January 2026"
+    assert moment("2026-01-02T03:04:05+02:00") == moment(1767315845) == "2026-01-02 01:04 UTC"
+    said = caution([{"time": f"2026-01-02T0{hour}:04:05+02:00"} for hour in (3, 4)], "test")
+    assert said is not None and "(2026-01-02 01:04 UTC, 2026-01-02 02:04 UTC)" in said

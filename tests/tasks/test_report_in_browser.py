@@ -1,7 +1,8 @@
 """The report in a real browser: on a desk and in a hand, light and dark."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ def crowded() -> dict[str, Any]:
     return facts
 
 
+@cache
+def drawn(facts: Callable[[], dict[str, Any]]) -> str:
+    """The page of these facts; drawing it is most of a test's time."""
+    return page(facts())
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install 'logitfuse[browser]'")
@@ -56,7 +63,7 @@ def scheme(request: pytest.FixtureRequest) -> str:
 def test_it_fits_asks_nobody_and_complains_of_nothing(
     browser: Any, tmp_path: Path, facts: Any, width: int, scheme: str
 ) -> None:
-    (tmp_path / "report.html").write_text(page(facts()))
+    (tmp_path / "report.html").write_text(drawn(facts))
     shown, asked, said = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme), [], []
     shown.on("request", lambda request: asked.append(request.url))
     shown.on("console", lambda message: said.append(message.text))
@@ -74,7 +81,7 @@ def test_it_fits_asks_nobody_and_complains_of_nothing(
 
 
 def test_the_answer_stands_on_the_first_screen(browser: Any, tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text(page(handmade()))
+    (tmp_path / "report.html").write_text(drawn(handmade))
     for width, height in ((1200, 800), (420, 860)):
         shown = browser.new_page(viewport={"width": width, "height": height})
         shown.goto(f"file://{tmp_path}/report.html")
@@ -83,7 +90,7 @@ def test_the_answer_stands_on_the_first_screen(browser: Any, tmp_path: Path) -> 
 
 
 def test_a_keyboard_goes_through_it(browser: Any, tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text(page(handmade()))
+    (tmp_path / "report.html").write_text(drawn(handmade))
     shown = browser.new_page(viewport={"width": 1200, "height": 900})
     shown.goto(f"file://{tmp_path}/report.html")
     shown.keyboard.press("Tab")
@@ -101,11 +108,33 @@ def test_a_keyboard_goes_through_it(browser: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [420, 320])
 def test_wide_tables_fold_on_a_phone_and_stay_tables(browser: Any, tmp_path: Path, width: int) -> None:
-    (tmp_path / "report.html").write_text(page(handmade()))
+    (tmp_path / "report.html").write_text(drawn(handmade))
     shown = browser.new_page(viewport={"width": width, "height": 900})
     shown.goto(f"file://{tmp_path}/report.html")
     wider = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.ariaLabel)"
     assert shown.evaluate(wider) == []
     said = shown.get_by_role("table").first.aria_snapshot()
     assert 'rowheader "code 40 documents"' in said and 'cell "Fused, against the control 2.0% lower' in said
+    shown.close()
+
+
+# Of each grid of plots, each row's room that is left at its left and at its right, in pixels.
+ROOM = """() => [...document.querySelectorAll('.pair')].flatMap(grid => {
+    const whole = grid.getBoundingClientRect(), rows = {};
+    for (const one of [...grid.children].map(card => card.getBoundingClientRect()))
+        (rows[Math.round(one.top)] ||= []).push(one);
+    return Object.values(rows).map(row => Math.max(
+        Math.min(...row.map(one => one.left)) - whole.left, whole.right - Math.max(...row.map(one => one.right))));
+})"""
+
+
+def test_no_row_of_plots_has_a_hole(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(drawn(handmade))
+    shown = browser.new_page()
+    shown.goto(f"file://{tmp_path}/report.html")
+    for width in (320, 680, 699, 700, 999, 1000, 1400):
+        shown.set_viewport_size({"width": width, "height": 900})
+        assert shown.locator(".three > figure").count() == 3 and max(shown.evaluate(ROOM)) < 1
+    shown.evaluate("document.querySelector('.pair:not(.three) > figure').remove()")
+    assert max(shown.evaluate(ROOM)) < 1, "nor has that of a card by itself"
     shown.close()

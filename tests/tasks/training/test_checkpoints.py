@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from logitfuse.storage.errors import BadInput
-from logitfuse.tasks.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from logitfuse.tasks.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, steps_done
 from logitfuse.tasks.training.loading import make_optimizer
 from logitfuse.tasks.training.metrics import MEASURED, read_metrics
 from logitfuse.tasks.training.settings import TrainSettings
@@ -50,7 +50,7 @@ def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
 
 def save(folder, step: int, key: str = "k", keep: int = 2, parts=None) -> tuple[nn.Module, torch.optim.Optimizer]:
     model, optimizer = parts or trained()
-    save_checkpoint(folder, {"step": step, "key": key, "processes": 1}, model, optimizer, keep=keep)
+    save_checkpoint(folder, {"step": step, "steps": 9, "key": key, "processes": 1}, model, optimizer, keep=keep)
     return model, optimizer
 
 
@@ -99,6 +99,14 @@ def test_state_comes_back_to_the_bit(tmp_path):
     assert left.keys() == right.keys() and len(left) == 3
     for number, state in left.items():
         assert all(torch.equal(value, right[number][name]) for name, value in state.items())
+
+
+def test_what_stands_is_told_before_anything_is_loaded(tmp_path):
+    assert steps_done(tmp_path) == (0, 0)
+    save(tmp_path, 3)
+    assert steps_done(tmp_path) == (3, 9)
+    (tmp_path / "checkpoint-00000003" / "state.json").write_text("[]")
+    assert steps_done(tmp_path) == (0, 0)
 
 
 def test_only_safetensors_and_json(tmp_path):
