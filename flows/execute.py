@@ -87,12 +87,15 @@ def run_stage(
 
 
 @contextmanager
-def journal(folder: Path, first: str, last: str) -> Iterator[None]:
-    """Note in the run's journal when work began and ended, and how."""
+def journal(folder: Path, *what: str) -> Iterator[dict[str, object]]:
+    """Note in the run's journal when work began and ended, and how; yield the line, to which facts may be added.
+
+    `what`: the first and the last stage, or what else was done.
+    """
     clock = time.monotonic()
-    line: dict[str, object] = {"began": round(time.time(), 3), "stages": [first, last], "ended": "interrupted"}
+    line: dict[str, object] = {"began": round(time.time(), 3), "stages": list(what), "ended": "interrupted"}
     try:
-        yield
+        yield line
         line["ended"] = "done"
     except Exception as error:
         told = isinstance(error, LogitfuseError)  # made for users, who need no class's name
