@@ -34,6 +34,7 @@ from logitfuse.flows.status import status
 from logitfuse.flows.stopping import Stopped, stoppable
 from logitfuse.flows.study import results as results_page
 from logitfuse.flows.study import study
+from logitfuse.flows.submit import submit
 from logitfuse.flows.typed_recipe import forget, with_recipe
 from logitfuse.flows.up.command import up
 from logitfuse.flows.verify import verify
@@ -56,7 +57,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Run": {"run": run, "stage": stage, "status": status, "headroom": headroom, "convert": convert},
     "Look at the result": {"report": report, "inspect": inspect, "evaluate": evaluate, "push": push},
     "Check what is stored": {"verify": verify, "audit": audit, "clean": clean},
-    "Prefect and clusters": {"up": up, "deploy": deploy, "worker-config": worker_config},
+    "Prefect and clusters": {"up": up, "submit": submit, "deploy": deploy, "worker-config": worker_config},
     "Studies": {"study": study, "results": results_page},
 }
 app.callback()(begin)
