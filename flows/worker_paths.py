@@ -22,7 +22,8 @@ def for_worker(content: dict[str, Any], folder: str | None) -> tuple[dict[str, A
     These are relative ones, or such with `~`, of what is there as seen from this process's folder. Where the worker
     starts in the same folder nothing changes. `execution.folder` stays: below the worker's folder is where runs lie.
     """
-    told, changed = copy.deepcopy(content), {}
+    told = copy.deepcopy(content)
+    changed: dict[str, str] = {}
     if folder is not None and Path(folder).resolve() == Path.cwd():
         return told, changed
     for field, holder, name in _paths(told):
