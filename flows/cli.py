@@ -13,6 +13,7 @@ from typer import rich_utils
 
 from logitfuse.flows.alignment_report import alignment
 from logitfuse.flows.audit import audit
+from logitfuse.flows.clean import clean
 from logitfuse.flows.convert import convert
 from logitfuse.flows.deploy import deploy
 from logitfuse.flows.doctor.command import doctor
@@ -33,6 +34,7 @@ from logitfuse.flows.status import status
 from logitfuse.flows.stopping import Stopped, stoppable
 from logitfuse.flows.study import results as results_page
 from logitfuse.flows.study import study
+from logitfuse.flows.submit import submit
 from logitfuse.flows.typed_recipe import forget, with_recipe
 from logitfuse.flows.up.command import up
 from logitfuse.flows.verify import verify
@@ -54,8 +56,8 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Begin": {"doctor": doctor, "init": init, "alignment": alignment, "plan": plan},
     "Run": {"run": run, "stage": stage, "status": status, "headroom": headroom, "convert": convert},
     "Look at the result": {"report": report, "inspect": inspect, "evaluate": evaluate, "push": push},
-    "Check what is stored": {"verify": verify, "audit": audit},
-    "Prefect and clusters": {"up": up, "deploy": deploy, "worker-config": worker_config},
+    "Check what is stored": {"verify": verify, "audit": audit, "clean": clean},
+    "Prefect and clusters": {"up": up, "submit": submit, "deploy": deploy, "worker-config": worker_config},
     "Studies": {"study": study, "results": results_page},
 }
 app.callback()(begin)

@@ -53,10 +53,8 @@ def _run_missing(run: Run, stages: list[str], shown: Bars, plain: bool) -> None:
         start_temporary_server()
         from logitfuse.flows.pipeline import pipeline
         from logitfuse.flows.prefect_lines import prefects_lines
-        from logitfuse.flows.quiet_failures import tell_failures_here
         from logitfuse.flows.session import sharing
 
-        tell_failures_here()
         with prefects_lines(shown.above), sharing(run, shown):
             _raise_failure(pipeline(run.recipe, first, last, return_state=True))
 
@@ -76,7 +74,7 @@ def run_stage(
     if plain:
         _run_plainly(run, stage, shown, source, parse_shards(shards), redo)
         return
-    from logitfuse.flows.quiet_failures import tell_failures_here
+    from logitfuse.flows.prefect_lines import prefects_lines
     from logitfuse.flows.session import sharing
     from logitfuse.flows.stages import STAGE_FLOWS
     from logitfuse.flows.temporary_server import start_temporary_server
@@ -86,20 +84,20 @@ def run_stage(
     if unknown := given.keys() - flow.parameters.properties.keys():
         raise BadInput(f"stage {stage}: it has no {' and no '.join(sorted(unknown))}.")
     start_temporary_server()
-    from logitfuse.flows.prefect_lines import prefects_lines
-
-    tell_failures_here()
     with prefects_lines(shown.above), sharing(run, shown):
         _raise_failure(flow(run.recipe, **given, return_state=True))
 
 
 @contextmanager
-def journal(folder: Path, first: str, last: str) -> Iterator[None]:
-    """Note in the run's journal when work began and ended, and how."""
+def journal(folder: Path, *what: str) -> Iterator[dict[str, object]]:
+    """Note in the run's journal when work began and ended, and how; yield the line, to which facts may be added.
+
+    `what`: the first and the last stage, or what else was done.
+    """
     clock = time.monotonic()
-    line: dict[str, object] = {"began": round(time.time(), 3), "stages": [first, last], "ended": "interrupted"}
+    line: dict[str, object] = {"began": round(time.time(), 3), "stages": list(what), "ended": "interrupted"}
     try:
-        yield
+        yield line
         line["ended"] = "done"
     except Exception as error:
         told = isinstance(error, LogitfuseError)  # made for users, who need no class's name

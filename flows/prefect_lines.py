@@ -14,7 +14,9 @@ from logitfuse.flows.loudness import Loudness, loudness
 
 @contextmanager
 def prefects_lines(say: Callable[[str], None] | None) -> Iterator[None]:
-    """Let Prefect's lines stand above a live view while the block runs, and say nothing of a stop that was asked for.
+    """Let Prefect's lines stand above a live view while the block runs, without those that the command tells itself.
+
+    Those are of failed tasks and of a stop that was asked for.
 
     Prefect prints past whatever draws on the terminal, which then takes its lines for its own: parts of both stay.
     `say`: prints a line above the view; None where there is none. With --verbose Prefect prints as it does.
@@ -39,7 +41,7 @@ class _Taken(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether Prefect's console shall print it."""
-        if _is_a_stop():
+        if _is_a_stop() or _is_of_a_failed_task(record):
             return False
         if self._say is None:
             return True
@@ -51,3 +53,8 @@ def _is_a_stop() -> bool:
     """Whether Prefect tells on its way out of a signal; the command line says in its own words what became of it."""
     error = sys.exc_info()[1]
     return error is not None and not isinstance(error, Exception)
+
+
+def _is_of_a_failed_task(record: logging.LogRecord) -> bool:
+    ended = record.name.startswith("prefect.task_runs") and record.levelno == logging.ERROR
+    return ended and record.getMessage().startswith("Finished in state Failed")

@@ -25,14 +25,3 @@ def tell_without_traceback(message: str) -> None:
 def _is_not_of_the_engine(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, LogitfuseError) and record.getMessage() == _OF_THE_ENGINE)
-
-
-def tell_failures_here() -> None:
-    """Keep out of the terminal what Prefect logs of a failed task: the command tells it. Servers are told as ever."""
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_is_not_of_a_failed_task)
-
-
-def _is_not_of_a_failed_task(record: logging.LogRecord) -> bool:
-    ended = record.name.startswith("prefect.task_runs") and record.levelno == logging.ERROR
-    return not (ended and record.getMessage().startswith("Finished in state Failed"))

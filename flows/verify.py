@@ -128,7 +128,7 @@ def summary(found: Verification) -> str:
         lines.append(f"{results} not there (yet): logitfuse status says which.")
     if found.stale:
         results = "1 result is" if len(found.stale) == 1 else f"{len(found.stale):,} results are"
-        lines.append(f"{results} stale, which no setting asks for any more: not read.")
+        lines.append(f"{results} stale, which no setting asks for any more: not read. logitfuse clean can delete them.")
     if any(facts.stale is None for facts in found.stages):
         lines.append("Where it says ?, what is stale cannot be told: not all that is wanted was looked at, or known.")
     return "\n".join(lines)

@@ -60,6 +60,19 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def remove_whole(path: Path) -> None:
+    """Remove a file or a link if it is there, or a folder, which goes aside at once: no part of it stays as if whole.
+
+    A link is removed itself, not what it leads to.
+    """
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
+    aside = _scratch_beside(path)  # swept by the next run here, should this process be killed
+    os.replace(path, aside)
+    shutil.rmtree(aside)
+
+
 def write_exclusively(path: Path, data: bytes) -> bool:
     """Create `path` with `data` unless it already stands; whole or not at all. Return whether we created it."""
     scratch = _scratch_beside(path)

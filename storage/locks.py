@@ -6,8 +6,8 @@ import json
 import os
 import shlex
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from logitfuse.storage.errors import BadInput, SystemRefused
@@ -41,6 +41,21 @@ def only_one(path: Path, say: Callable[[str], None] | None = None) -> Iterator[N
         _note(handle, b"")
     finally:
         os.close(handle)
+
+
+@contextmanager
+def unless_held(paths: Iterable[Path]) -> Iterator[None]:
+    """Hold lock files that are there for the block, without waiting.
+
+    Raises `BadInput` where a process holds one of them, `SystemRefused` where the file system has no locks.
+    """
+    with ExitStack() as handles:
+        for path in paths:
+            handle = open_own(path, os.O_RDWR)
+            handles.callback(os.close, handle)
+            if not _taken(handle, path, fcntl.LOCK_NB):
+                raise BadInput(f"{path.stem}: {_called(_holder(handle))} is at work on it.")
+        yield
 
 
 def open_own(path: Path | str, flags: int) -> int:

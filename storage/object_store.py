@@ -16,6 +16,7 @@ from logitfuse.storage.records import Record, StoredFile, from_bytes, to_bytes
 from logitfuse.storage.remote import RemoteFolder
 from logitfuse.storage.snapshot import Snapshot
 from logitfuse.storage.store import LocalStore
+from logitfuse.storage.under_key import UnderKey, by_key, records_first
 
 DIGITS_IN_NAMES = 12  # of the checksum; the record has all of it
 TRIES = 3
@@ -102,6 +103,22 @@ class ObjectStore(LocalStore):
         for file in record.files:
             super().remove(f"{record.place}/{file.name}")
             self.remote.delete(object_name(record, file))
+
+    def under_keys(self, folder: str) -> list[UnderKey]:
+        """Return what listings show, and what this machine's copy has, whose bytes count only where it is alone."""
+        listed = self.remote.list(folder).items()
+        sizes = {name.removeprefix(f"{folder}/"): int(facts["size"]) for name, facts in listed}
+        there = {found.key: found for found in by_key(folder, sizes)}
+        here = {found.key: found for found in super().under_keys(folder)}
+        both = {key: UnderKey(folder, key, tuple({**dict.fromkeys(there[key].names), **dict.fromkeys(here[key].names)}),
+                              there[key].bytes) for key in there.keys() & here.keys()}  # fmt: skip
+        return [found for _, found in sorted((there | here | both).items())]
+
+    def remove_under_key(self, found: UnderKey) -> None:
+        for name in records_first(found.names):
+            self._snapshot.forget(f"{found.folder}/{name}")
+            self.remote.delete(f"{found.folder}/{name}")
+        super().remove_under_key(found)
 
     def size(self, record: Record, file: StoredFile) -> int | None:
         name = object_name(record, file)

@@ -20,6 +20,7 @@ from logitfuse.storage.atomic import SCRATCH_PREFIX, remove_scratch, replacing, 
 from logitfuse.storage.checksums import checksum_file
 from logitfuse.storage.errors import BadInput, ShardCorrupt
 from logitfuse.storage.records import Record, StoredFile, to_bytes
+from logitfuse.storage.under_key import UnderKey, by_key, remove_all, sizes_in
 
 if TYPE_CHECKING:
     from logitfuse.storage.newest import NewestFolder
@@ -54,6 +55,12 @@ class Store(Protocol):
 
     def discard(self, record: Record) -> None:
         """Remove a result: its record first, so that nobody who sees a record misses a file."""
+
+    def under_keys(self, folder: str) -> list[UnderKey]:
+        """Return what lies in a folder (not below it) under keys; nothing of one that is reached by a link."""
+
+    def remove_under_key(self, found: UnderKey) -> None:
+        """Remove what `under_keys` returned, its record first."""
 
     def clear_scratch(self, name: str) -> None:
         """Remove what a killed writer of `name` left; only for who holds the lock on it."""
@@ -146,6 +153,17 @@ class LocalStore:
         self.remove(record.path)
         for file in record.files:
             self.remove(f"{record.place}/{file.name}")
+
+    def under_keys(self, folder: str) -> list[UnderKey]:
+        path = self._path(folder)
+        if not path.is_dir() or os.path.realpath(path) != os.path.join(os.path.realpath(self.root), folder):
+            return []
+        visible = {name: size for name, size in sizes_in(path).items() if not name.startswith(".")}
+        return by_key(folder, visible)
+
+    def remove_under_key(self, found: UnderKey) -> None:
+        folder = self._own_path(f"{found.folder}/{found.key}").parent
+        remove_all(folder, [name for name in found.names if "/" not in name])
 
     def size(self, record: Record, file: StoredFile) -> int | None:
         try:

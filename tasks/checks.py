@@ -182,14 +182,19 @@ def claim_folder(recipe: Recipe) -> None:
             f"run folder {recipe.place}: it cannot be made ({error.strerror}). Choose an execution.folder that you may "
             "write to."
         ) from error
-    inner = [*recipe.folder.glob("*/"), *recipe.folder.glob("*/*/")]
-    root = recipe.folder.resolve()
     with in_words(f"run folder {recipe.place}", recipe.folder):
-        for folder in (recipe.folder, *(one for one in inner if one.resolve().is_relative_to(root))):  # no link out
-            sweep_scratch(folder)
+        sweep_folder(recipe.folder)
         store = open_store(recipe.execution.folder, recipe.name)
         if not store.create(RUN_FILE, canonical_json(_identity(recipe)) + b"\n"):
             check_folder(recipe)  # another run may have claimed it since it was checked, for something else
+
+
+def sweep_folder(folder: Path) -> None:
+    """Remove what killed processes left half-written, or half-removed, in a run's folder on this machine."""
+    inner = [*folder.glob("*/"), *folder.glob("*/*/")]
+    root = folder.resolve()
+    for one in (folder, *(one for one in inner if one.resolve().is_relative_to(root))):  # no link out
+        sweep_scratch(one)
 
 
 def lock_warning(recipe: Recipe) -> str | None:

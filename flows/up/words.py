@@ -48,7 +48,7 @@ def ready(place: Place, page: str, *, worker: bool) -> None:
     say(f"      export PREFECT_API_URL={place.api}")
     if SERVER_AUTH in os.environ:
         say(f"      export {CLIENT_AUTH}=…             # as {SERVER_AUTH} here")
-    say("""      prefect deployment run pipeline/pipeline --params '{"recipe": {"name": "mine"}}'  # the demo's""")
+    say("      logitfuse submit demo          # or a recipe of your own")
     if not worker:
         say("  No worker runs here; on each machine that shall work: prefect worker start --pool logitfuse")
     say("Ctrl-C stops all of it; what is done stays done. Runs are told below.")

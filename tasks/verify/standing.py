@@ -127,3 +127,22 @@ def record_paths(store: LocalStore) -> dict[str, list[str]]:
         paths = [path for path in store.names(place, ".json") if RECORD.fullmatch(path.rsplit("/", 1)[-1])]
         found.setdefault(place.split("/")[0], []).extend(paths)
     return found
+
+
+def wanted_keys(run: StandingRun, stage: str, every: list[Standing]) -> set[tuple[str, str]] | None:
+    """Return the folder and key of all that the recipe wants of a stage; None where not all of them are known yet.
+
+    `every`: what `standing_units` says. What stands beside a result under its key goes with it.
+    """
+    if not all(one.judged for one in every):
+        return None
+    wanted = {one.path for one in every if one.path is not None}
+    if stage == "prepare":
+        wanted.add(listing_path(run.recipe.corpus, run.published_split))
+    return {folder_and_key(path) for path in wanted}
+
+
+def folder_and_key(path: str) -> tuple[str, str]:
+    """Split `train/fused/model.KEY.json`, or one of a result with another name, into where it lies and its key."""
+    folder, _, name = path.rpartition("/")
+    return folder, name.removesuffix(".json").rpartition(".")[2]

@@ -8,14 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from logitfuse.storage.errors import BadInput
 from logitfuse.storage.records import Record
 from logitfuse.tasks.engine import Progress, silent
-from logitfuse.tasks.prepare import listing_path
 from logitfuse.tasks.run import Run
 from logitfuse.tasks.stages import ORDER
 from logitfuse.tasks.unit import Unit
 from logitfuse.tasks.verify.faults import Fault, ShardFaults, StageFacts, redo_command
 from logitfuse.tasks.verify.plans import plan
 from logitfuse.tasks.verify.shard import check_content, check_files, check_record
-from logitfuse.tasks.verify.standing import Standing, StandingRun, record_paths, standing_units
+from logitfuse.tasks.verify.standing import (
+    Standing,
+    StandingRun,
+    folder_and_key,
+    record_paths,
+    standing_units,
+    wanted_keys,
+)
 
 
 class Verifier:
@@ -104,13 +110,9 @@ class Verifier:
 
     def _stale(self, stage: str, every: list[Standing]) -> int | None:
         """Note what stands and is not asked for; None where the keys that are asked for are not known."""
-        if not all(one.judged for one in every):
+        if (kept := wanted_keys(self.run, stage, every)) is None:
             return None
-        wanted = {one.path for one in every if one.path is not None}
-        if stage == "prepare":
-            wanted.add(listing_path(self.run.recipe.corpus, self.run.published_split))
-        kept = {_folder_and_key(path) for path in wanted}  # what stands beside a result under its key goes with it
-        stale = [path for path in record_paths(self.run.store).get(stage, []) if _folder_and_key(path) not in kept]
+        stale = [path for path in record_paths(self.run.store).get(stage, []) if folder_and_key(path) not in kept]
         self.stale += stale
         return len(stale)
 
@@ -125,9 +127,3 @@ def first_fault(run: Run, unit: Unit) -> Fault | None:
                 if faults:
                     return faults[0]
     return None
-
-
-def _folder_and_key(path: str) -> tuple[str, str]:
-    """Split `train/fused/model.KEY.json`, or one of a result with another name, into where it lies and its key."""
-    folder, _, name = path.rpartition("/")
-    return folder, name.removesuffix(".json").rpartition(".")[2]

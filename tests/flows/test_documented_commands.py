@@ -22,6 +22,7 @@ ELSEWHERE = {
     "--watch": "another process: tests/flows/test_live_view.py",
     "--private": "a hub: tests/tasks/test_push.py",
     "--arm control": "a hub: tests/tasks/test_push.py",
+    "submit": "a server: tests/flows/test_submit.py",
     "worker-config": "stage train by hand: tests/tasks/training/test_launch.py",
 }
 ANSWERS_NO = ("plan", "status", "doctor")  # may say so with exit code 1: this run's models are much too bad

@@ -32,12 +32,13 @@ def crash(error: BaseException) -> None:
         LOG.error("Crash detected!")
 
 
-def test_lines_stand_above_the_view_and_none_tells_of_a_stop(printed: io.StringIO) -> None:
+def test_lines_stand_above_the_view_and_none_tells_of_a_stop_or_a_failed_task(printed: io.StringIO) -> None:
     above: list[str] = []
     with prefects_lines(above.append):
         for stop in (KeyboardInterrupt(), Stopped(15)):
             crash(stop)
         crash(ValueError())
+        logging.getLogger("prefect.task_runs").error("Finished in state Failed('Task run encountered an exception')")
         LOG.error("a server's trouble")
     assert above[-2:] == ["Crash detected!", "a server's trouble"] and len(above) == 2 and not printed.getvalue()
     LOG.error("afterwards")

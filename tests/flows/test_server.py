@@ -1,5 +1,6 @@
 """A real server, a real worker: deploy everything, run the pipeline from the API, leave nothing behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from local_postgres import free_port
 
 from logitfuse.flows.prefect_settings import DEFAULTS
@@ -80,6 +82,16 @@ class Server:
     def create_run(self, deployment: str, parameters: dict[str, Any]) -> httpx.Response:
         found = self.get(f"/deployments/name/{deployment}/{deployment}")
         return self.answer("POST", f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+
+    def submitted(self, recipe: Recipe, *options: str) -> dict[str, Any]:
+        """Return what `logitfuse submit --wait` answers about a recipe's run."""
+        file = self.folder / "submitted.yaml"
+        file.write_text(yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True)))
+        command = [sys.executable, "-m", "logitfuse.flows.cli", "submit", file, "--wait", "--json", *options]
+        done = subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
 
     def state_after(self, run: httpx.Response, seconds: float = PATIENCE) -> dict[str, Any]:
         """Wait for a flow run's final state."""
@@ -222,11 +234,10 @@ def test_shards_are_handed_out_to_workers_in_runs(server: Server, tiny_recipe: C
     run = Run(recipe)
     for stage in ORDER[: ORDER.index("fuse")]:
         do_prepare(run) if stage == "prepare" else list(do_units(run, run.units(stage)))
-    parameters = {"recipe": recipe.model_dump(mode="json"), "start_at": "fuse", "stop_after": "fuse"}
-    pipeline = server.create_run("pipeline", parameters)
-    state = server.state_after(pipeline)
-    assert state["type"] == "COMPLETED", state["message"]
+    found = server.submitted(recipe, "--start-at", "fuse", "--stop-after", "fuse")
+    assert (found["name"], found["state"], found["absolute"]) == ("pipeline-tiny", "completed", {}), found
+    pipeline = server.get(f"/flow_runs/{found['id']}")
     started = server.answer("POST", "/flow_runs/filter", {}).json()
-    names = {run["name"] for run in started if run["created"] >= pipeline.json()["created"]}
+    names = {run["name"] for run in started if run["created"] >= pipeline["created"]}
     assert names == {"pipeline-tiny", "fuse-tiny-0-1", "fuse-tiny-2-2"}
     assert is_up_to_date(Run(recipe), ["fuse"])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 
@@ -18,7 +19,7 @@ from logitfuse.storage.errors import BadInput, ShardCorrupt, StoreFailed
 from logitfuse.storage.newest import NewestFolder
 from logitfuse.storage.object_store import ObjectStore
 from logitfuse.storage.places import open_store, run_folder
-from logitfuse.storage.records import Record
+from logitfuse.storage.records import Record, to_bytes
 from logitfuse.storage.remote import RemoteFolder
 from logitfuse.storage.shards import verified_path
 from logitfuse.storage.urls import check_url, is_url
@@ -356,3 +357,15 @@ def test_stores_without_a_package_are_named(tmp_path: Path) -> None:
         ObjectStore("gs://bucket/x", tmp_path).read("run.json")
     with pytest.raises(BadInput, match="Protocol not known"):
         ObjectStore("nothing://bucket/x", tmp_path).read("run.json")
+
+
+def test_what_lies_under_a_key_goes_from_the_store_and_from_the_copy(s3: Server, tmp_path: Path) -> None:
+    machine = store(tmp_path / "one")
+    stale = replace(work("a", folder=True), fingerprints={"model": "another"})
+    gone, kept = perform(machine, stale), perform(machine, work("b"))
+    found = {one.key: one for one in machine.under_keys("encode/x")}
+    assert found[kept.record.key].bytes == sum(file.bytes for file in kept.record.files) + len(to_bytes(kept.record))
+    machine.remove_under_key(found[gone.record.key])
+    assert not [name for name in s3.objects() if gone.record.key in name]
+    assert not [path for path in tmp_path.rglob("*") if gone.record.key in path.name and path.suffix != ".lock"]
+    assert content(kept, store(tmp_path / "two")) == "b" and find(store(tmp_path / "two"), stale) is None
