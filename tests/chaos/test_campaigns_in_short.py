@@ -9,7 +9,7 @@ from damaged_checkpoints import damage_checkpoints
 from damaged_files import DamagedFiles
 from runs_under_fire import Disturbed, Forks, Undisturbed
 
-SEED, KILLS = 20, 5
+SEED, KILLS = 20, 3
 
 
 @pytest.mark.timeout(900)

@@ -130,6 +130,7 @@ def test_a_refusal_while_training(troubled: Troubled, at: int, number: int) -> N
     troubled.as_undisturbed()
 
 
+@SLOW
 def test_a_folder_that_is_mounted_read_only(troubled: Troubled, disk: Mount) -> None:
     folder = troubled.wanted.run_folder(troubled.name)
     disk(folder.parent, 1 << 12)
@@ -143,6 +144,7 @@ def test_a_folder_that_is_mounted_read_only(troubled: Troubled, disk: Mount) -> 
     troubled.as_undisturbed()
 
 
+@SLOW
 def test_output_that_nobody_takes_a_clock_that_jumps_and_answers_that_come_late(troubled: Troubled) -> None:
     troubled.given("train", "capture", "align")
     late = ["slow", troubled.below(), 0.002]

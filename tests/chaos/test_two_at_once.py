@@ -43,6 +43,7 @@ def test_two_trainings_of_one_arm(troubled: Troubled) -> None:
     troubled.as_undisturbed()
 
 
+@pytest.mark.slow
 def test_a_result_is_redone_while_others_run_verify_and_read_it(troubled: Troubled) -> None:
     everything = ("prepare", "encode", "check", "capture", "map", "align", "fuse", "headroom", "train")
     troubled.given(*everything)

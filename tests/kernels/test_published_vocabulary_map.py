@@ -82,7 +82,10 @@ def real(name: str) -> VocabularyView:
 
 
 @pytest.mark.models
-@pytest.mark.parametrize(("source", "target"), [("mpt", "llama-2"), ("llama-2", "mpt"), ("gpt-2", "llama-2")])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("mpt", "llama-2"), ("llama-2", "mpt"), pytest.param("gpt-2", "llama-2", marks=pytest.mark.slow)],
+)
 def test_real_vocabularies(source: str, target: str) -> None:
     a, b = real(source), real(target)
     found = targets_of(run(a, b))
@@ -98,6 +101,7 @@ def test_real_vocabularies(source: str, target: str) -> None:
         assert by_piece["<|endoftext|>"] == "Context"
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_ids_that_only_pad_a_vocabulary_are_no_candidates() -> None:
     for name, size in (("mpt", 50277), ("gpt-neox", 50277), ("qwen2", 151646)):

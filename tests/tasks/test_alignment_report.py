@@ -291,6 +291,7 @@ def test_names_for_headings() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_the_papers_own_pair() -> None:
     sides = [read_tokenizer(f"package:{name}") for name in ("mpt", "llama-2")]

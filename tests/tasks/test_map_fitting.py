@@ -139,6 +139,7 @@ def test_held_out_text_is_never_read(content: dict[str, Any]) -> None:
     assert held_out > 0 and len(expected) > held_out
 
 
+@pytest.mark.slow
 def test_the_runs_workers_compute_the_same_map(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 

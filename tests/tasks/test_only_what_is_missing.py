@@ -1,5 +1,6 @@
 """The store's main promise: a rerun does what is missing and nothing else; tests/chaos has it killed."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,21 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def content(tmp_path: Path, models: Path) -> dict[str, Any]:
     return paper_models.recipe_content(tmp_path, models, documents=18)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, models: Path) -> dict[str, Any]:
+    """A recipe whose data stages are done."""
+    found = paper_models.recipe_content(tmp_path_factory.mktemp("made"), models, documents=18)
+    do_data_stages(found)
+    return found
+
+
+@pytest.fixture
+def done(content: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """The same work, done in a folder of its own."""
+    shutil.copytree(made["execution"]["folder"], content["execution"]["folder"])
+    return content
 
 
 def do_data_stages(content: dict[str, Any]) -> Counter[str]:
@@ -55,11 +71,10 @@ def test_a_rerun_does_nothing(content: dict[str, Any]) -> None:
     assert not do_data_stages(content)
 
 
-def test_another_fusion_rule_redoes_only_the_fusion(content: dict[str, Any]) -> None:
-    do_data_stages(content)
-    other = content | {"fuse": {"rule": "avg_ce"}}
+def test_another_fusion_rule_redoes_only_the_fusion(done: dict[str, Any]) -> None:
+    other = done | {"fuse": {"rule": "avg_ce"}}
     assert do_data_stages(other) == {"fuse": 3}
-    assert not do_data_stages(content)  # and going back costs nothing
+    assert not do_data_stages(done)  # and going back costs nothing
 
 
 def test_an_added_source_captures_only_itself(content: dict[str, Any]) -> None:
@@ -69,26 +84,23 @@ def test_an_added_source_captures_only_itself(content: dict[str, Any]) -> None:
     assert added == {"encode/tiny-mpt": 3, "capture/tiny-mpt": 3, "map/tiny-mpt": 1, "align/tiny-mpt": 3, "fuse": 3}
 
 
-def test_appended_documents_form_shards_of_their_own(content: dict[str, Any], tmp_path: Path) -> None:
-    do_data_stages(content)
+def test_appended_documents_form_shards_of_their_own(done: dict[str, Any], tmp_path: Path) -> None:
     paper_models.write_corpus(tmp_path / "corpus.jsonl", documents=23)  # the third shard stood at 2 of 8 documents
-    grown = do_data_stages(content)
+    grown = do_data_stages(done)
     assert set(grown.values()) == {1}, grown
     assert grown["prepare"] == grown["fuse"] == 1 and "map/tiny-mpt" not in grown
-    run = Run(parse_recipe(content, "test"))
+    run = Run(parse_recipe(done, "test"))
     assert [record.counts["documents_read"] for record in run.shards] == [8, 8, 2, 5]
 
 
-def test_another_k_captures_again_but_encodes_nothing(content: dict[str, Any]) -> None:
-    do_data_stages(content)
-    other = content | {"capture": content["capture"] | {"k": 5}}
+def test_another_k_captures_again_but_encodes_nothing(done: dict[str, Any]) -> None:
+    other = done | {"capture": done["capture"] | {"k": 5}}
     assert {name.split("/")[0] for name in do_data_stages(other)} == {"capture", "align", "fuse"}
 
 
-def test_a_damaged_shard_is_named_and_redone_to_the_same_bytes(content: dict[str, Any]) -> None:
-    do_data_stages(content)
-    before = checksums(content)
-    run = Run(parse_recipe(content, "test"))
+def test_a_damaged_shard_is_named_and_redone_to_the_same_bytes(done: dict[str, Any]) -> None:
+    before = checksums(done)
+    run = Run(parse_recipe(done, "test"))
     unit = Unit("capture", "tiny-mpt", 1)
     file = run.store.local(f"capture/tiny-mpt/{run.record(unit).files[0].name}")
     data = bytearray(file.read_bytes())
@@ -98,9 +110,9 @@ def test_a_damaged_shard_is_named_and_redone_to_the_same_bytes(content: dict[str
         list(do_units(run, [Unit("align", "tiny-mpt", 1)], redo=True))
     list(do_units(run, [unit], redo=True))
     list(do_units(run, [Unit("align", "tiny-mpt", 1)], redo=True))
-    assert checksums(content) == before
+    assert checksums(done) == before
     file.write_bytes(file.read_bytes()[:-1])  # a wrong size is seen without reading the file
-    fresh = Run(parse_recipe(content, "test"))
+    fresh = Run(parse_recipe(done, "test"))
     assert [s.state for s in stage_status(fresh, "capture")].count("missing") == 1
 
 

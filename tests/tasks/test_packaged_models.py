@@ -26,7 +26,11 @@ def test_an_unknown_name_is_answered_with_the_closest(tmp_path: Path) -> None:
         licence_notice("gemma", tmp_path)
 
 
-@pytest.fixture(scope="module", params=sorted(MODELS))
+SMALLEST = "smollm2-135m"
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in sorted(set(MODELS) - {SMALLEST})]
+
+
+@pytest.fixture(scope="module", params=[SMALLEST, *OTHERS])
 def real(request: pytest.FixtureRequest) -> tuple[str, Path, Any, Any]:
     folder = fetch_model(request.param)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()

@@ -100,6 +100,7 @@ def test_smollm2_cuts_digits_one_by_one() -> None:
     assert wrong.encode("no number").ids == right("no number").input_ids
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_gemma_has_its_runs_of_whitespace() -> None:
     folder = fetch_model("gemma3-270m")
@@ -165,7 +166,7 @@ def test_an_unknown_way_of_cutting_text_is_refused_not_guessed() -> None:
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("name", ["llama-2", "mpt"])
+@pytest.mark.parametrize("name", ["llama-2", pytest.param("mpt", marks=pytest.mark.slow)])
 def test_made_anew_a_tokenizer_is_the_cached_one(name: str, tmp_path: Path) -> None:
     """If this fails because the conversion was changed on purpose, raise its CONVERSION."""
     vocabularies = packaged.vocabulary_file("mpt").parent
@@ -175,6 +176,7 @@ def test_made_anew_a_tokenizer_is_the_cached_one(name: str, tmp_path: Path) -> N
         assert file.read_bytes() == (tokenizer_folder(name, tmp_path) / file.name).read_bytes(), file.name
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_made_anew_a_models_tokenizer_is_the_cached_one(tmp_path: Path) -> None:
     """If this fails because the conversion was changed on purpose, raise its CONVERSION."""

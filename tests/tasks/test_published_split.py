@@ -74,6 +74,7 @@ def test_pieces_are_documents_and_shards_hold_one_split(tmp_path_factory):
     assert 40 <= max(lengths) < 60  # decoded and encoded again, a piece may take a few tokens more
 
 
+@pytest.mark.slow
 def test_other_thresholds_are_other_shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("other")
     texts = {

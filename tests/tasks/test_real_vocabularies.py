@@ -21,7 +21,8 @@ from logitfuse.tasks.models.vocabulary import (
     vocabulary_view,
 )
 
-PACKAGED = ["llama-2", "mpt", "gpt-2", "gpt-neox", "llama-3", "qwen2", "smollm2-135m", "gemma3-270m"]
+LARGE = ["llama-3", "qwen2", "gemma3-270m"]  # each takes seconds to read
+PACKAGED = ["llama-2", "mpt", "gpt-2", "gpt-neox", "smollm2-135m", *LARGE]
 
 
 @cache
@@ -34,7 +35,7 @@ def packaged(name: str) -> tuple[PreTrainedTokenizerFast, Vocabulary]:
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("name", PACKAGED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in PACKAGED])
 def test_real_tokenizers_tile_real_text(name: str) -> None:
     tokenizer, vocabulary = packaged(name)
     texts = [*HARD, Path(__file__).read_text()]
@@ -55,6 +56,12 @@ def test_real_vocabularies_are_the_ones_they_claim() -> None:
     llama = packaged("llama-2")[1]
     assert llama.pieces[15043] == "▁Hello" and llama.texts[15043] == b" Hello"
     assert llama.texts[13] == b"\n" and llama.pieces[13] == "<0x0A>"
+    assert llama.dummy_prefix and llama.kind == "sentencepiece"
+
+
+@pytest.mark.models
+@pytest.mark.slow
+def test_every_real_vocabulary_is_told_from_the_others() -> None:
     assert {name: packaged(name)[1].dummy_prefix for name in PACKAGED} == {n: n == "llama-2" for n in PACKAGED}
     assert {n for n in PACKAGED if packaged(n)[1].kind == "sentencepiece"} == {"llama-2", "gemma3-270m"}
     gemma = packaged("gemma3-270m")[1]

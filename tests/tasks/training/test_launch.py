@@ -104,6 +104,7 @@ def test_two_runs_in_one_folder_at_once_each_keep_to_their_own_settings(run):
     assert [line["clm_weight"] for line in steps_of(beside)] == [0.25] * 3
 
 
+@pytest.mark.slow
 def test_workers_die_with_the_process_that_started_them(run):
     config = run(**SLOW | {"max_steps": 10_000, "epochs": 5000})
     (config.metrics.parent / "config.json").write_text(config.model_dump_json())

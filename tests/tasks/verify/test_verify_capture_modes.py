@@ -1,6 +1,6 @@
 """Every mode and form of capture: a healthy one has no fault, wrong values in it are found."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,12 @@ def captured(content: dict[str, Any], mode: str) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("mode", MODES)
+def of(modes: Iterable[str], *slowly: str) -> list[Any]:
+    """Return modes as parameters, some of them as slow ones."""
+    return [pytest.param(mode, marks=pytest.mark.slow) if mode in slowly else mode for mode in modes]
+
+
+@pytest.mark.parametrize("mode", of(MODES, "sampled", "warm", "compact", "compact topp"))
 def test_every_mode_is_healthy_in_either_form(encoded: dict[str, Any], mode: str, tmp_path: Path) -> None:
     content = captured(copied(encoded, tmp_path), mode)
     assert faults(content, ["capture"]) == []
@@ -120,7 +125,7 @@ IN_MODES: dict[str, list[tuple[Edit, str]]] = {
 }
 
 
-@pytest.mark.parametrize("mode", IN_MODES)
+@pytest.mark.parametrize("mode", of(IN_MODES, "topp", "warm"))
 def test_planted_values_of_a_mode(encoded: dict[str, Any], mode: str, tmp_path: Path) -> None:
     content, planted = captured(copied(encoded, tmp_path), mode), IN_MODES[mode]
     changed: list[tuple[str, int]] = []
