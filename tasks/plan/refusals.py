@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 def refusals(run: Run) -> list[str]:
     """Do every check of a run and return what they refuse, each thing once."""
-    if not _all_refused([lambda: run.given and None]):
+    if _refused(lambda: _read_all(run)) is None:
         return _all_refused(checks_of(run))
     read: list[Source] = []  # what needs all of them cannot be asked
     return _all_refused([*checks_before_models(run), *_each_model(run, read), lambda: refuse_same_weights(read)])
+
+
+def _read_all(run: Run) -> None:
+    _ = run.given  # which the run keeps
 
 
 def _all_refused(checks: Iterable[Callable[[], None]]) -> list[str]:
