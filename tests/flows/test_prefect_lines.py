@@ -2,7 +2,6 @@
 
 import io
 import logging
-from collections.abc import Iterator
 
 import pytest
 from prefect.logging.handlers import PrefectConsoleHandler
@@ -16,12 +15,11 @@ LOG = logging.getLogger("prefect.of_this_test")
 
 
 @pytest.fixture
-def printed() -> Iterator[io.StringIO]:
-    """What Prefect's console prints."""
-    handler = PrefectConsoleHandler(io.StringIO())
-    logging.getLogger().addHandler(handler)
-    yield handler.stream
-    logging.getLogger().removeHandler(handler)
+def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What Prefect's console prints; it is the only one, whatever other tests of this process have set up."""
+    stream = io.StringIO()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [PrefectConsoleHandler(stream)])
+    return stream
 
 
 def crash(error: BaseException) -> None:
@@ -32,6 +30,7 @@ def crash(error: BaseException) -> None:
         LOG.error("Crash detected!")
 
 
+@pytest.mark.filterwarnings("ignore:Logger 'prefect.task_runs'")  # which sends its lines to the run it stands in
 def test_lines_stand_above_the_view_and_none_tells_of_a_stop_or_a_failed_task(printed: io.StringIO) -> None:
     above: list[str] = []
     with prefects_lines(above.append):
