@@ -15,6 +15,7 @@ from logitfuse.flows.loudness import Loudness, loudness
 from logitfuse.flows.opened_run import known_stage
 from logitfuse.flows.options import JsonOption, QuietOption, RecipeArgument, SetOption, VerboseOption
 from logitfuse.flows.show import console, errors
+from logitfuse.storage.errors import without_passwords
 from logitfuse.storage.urls import is_url
 
 if TYPE_CHECKING:
@@ -52,8 +53,14 @@ def submit(
         told, changed = told_recipe(given, deployment)
         parameters = {"recipe": told, "start_at": start_at, "stop_after": stop_after}
         run = started(client, deployment, given.name, parameters)
-        facts = {"name": run.name, "id": str(run.id), "page": page_of_run(run), "api": str(client.api_url),
-                 "place": place_of(given, deployment), "absolute": changed}  # fmt: skip
+        facts = {
+            "name": run.name,
+            "id": str(run.id),
+            "page": page_of_run(run),
+            "api": without_passwords(str(client.api_url)),
+            "place": place_of(given, deployment),
+            "absolute": changed,
+        }
         if not quiet:
             _say(given, facts, deployment)
         console.tell(f"{run.name}: {facts['page']}")

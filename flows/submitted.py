@@ -25,7 +25,7 @@ from prefect.utilities.urls import url_for
 from logitfuse.flows.deployment_runs import LONGEST_PENDING
 from logitfuse.flows.heartbeats import NOT_BEGUN
 from logitfuse.flows.up.record import read_record
-from logitfuse.storage.errors import BadInput, WorkFailed
+from logitfuse.storage.errors import BadInput, WorkFailed, without_passwords
 
 PIPELINE = "pipeline/pipeline"
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -104,7 +104,7 @@ def started(client: SyncPrefectClient, deployment: DeploymentResponse, name: str
 
 def page_of_run(run: FlowRun) -> str:
     """Return the URL of a run's page."""
-    return url_for(run) or f"{get_current_settings().api.url}/flow_runs/{run.id}"
+    return without_passwords(url_for(run) or f"{get_current_settings().api.url}/flow_runs/{run.id}")
 
 
 def followed(

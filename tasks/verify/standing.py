@@ -129,6 +129,17 @@ def record_paths(store: LocalStore) -> dict[str, list[str]]:
     return found
 
 
+def is_record(store: LocalStore, path: str) -> bool:
+    """Return whether a file is a record, of whatever version; what is kept beside a result may be JSON, too."""
+    try:
+        from_bytes(store.read(path), path)
+    except MadeByNewer:
+        return True
+    except (ShardCorrupt, FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def wanted_keys(run: StandingRun, stage: str, every: list[Standing]) -> set[tuple[str, str]] | None:
     """Return the folder and key of all that the recipe wants of a stage; None where not all of them are known yet.
 

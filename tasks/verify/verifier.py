@@ -18,6 +18,7 @@ from logitfuse.tasks.verify.standing import (
     Standing,
     StandingRun,
     folder_and_key,
+    is_record,
     record_paths,
     standing_units,
     wanted_keys,
@@ -112,9 +113,16 @@ class Verifier:
         """Note what stands and is not asked for; None where the keys that are asked for are not known."""
         if (kept := wanted_keys(self.run, stage, every)) is None:
             return None
-        stale = [path for path in record_paths(self.run.store).get(stage, []) if folder_and_key(path) not in kept]
-        self.stale += stale
-        return len(stale)
+        lying: dict[tuple[str, str], list[str]] = {}
+        for path in record_paths(self.run.store).get(stage, []):
+            if (key := folder_and_key(path)) not in kept:
+                lying.setdefault(key, []).append(path)
+        self.stale += [self._record_of(paths) for paths in lying.values()]
+        return len(lying)
+
+    def _record_of(self, paths: list[str]) -> str:
+        """Return which of the files under one key is the record: what its maker keeps beside it may be JSON, too."""
+        return next((path for path in paths if len(paths) > 1 and is_record(self.run.store, path)), paths[0])
 
 
 def first_fault(run: Run, unit: Unit) -> Fault | None:

@@ -49,13 +49,19 @@ def test_what_stands_beside_a_result_under_its_key_is_not_stale(content: dict[st
     beside.unlink()
 
 
-def test_what_is_no_longer_wanted_is_stale(content: dict[str, Any]) -> None:
+def test_what_is_no_longer_wanted_is_stale_with_what_stands_beside_it(content: dict[str, Any]) -> None:
+    run = StandingRun(parse_recipe(content, "test"))
+    fused = run.store.local(run.record(Unit("fuse", None, 0)).path)
+    fused.with_name(f"beside.{fused.name.split('.')[1]}.json").write_text("{}")
     verifier = Verifier(StandingRun(parse_recipe(content | {"fuse": {"rule": "avg_ce"}}, "test")), "my.yaml")
     found = {stage: verifier.stage(stage) for stage in ORDER}
     assert verifier.faults == []
     assert (found["fuse"].stale, found["fuse"].missing, found["fuse"].shards) == (2, 2, 0)
     assert found["capture"].stale == 0
-    assert sum(path.startswith("fuse/") for path in verifier.stale) == 2
+    assert [path.split("/")[1].split(".")[0] for path in verifier.stale if path.startswith("fuse/")] == [
+        "part-00000",
+        "part-00001",
+    ]
 
 
 @pytest.fixture
