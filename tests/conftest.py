@@ -10,7 +10,7 @@ from hypothesis import settings
 from s3_server import KEY, SECRET, Server, s3_server
 
 pytest.register_assert_rewrite("loss_cases", "small_tokenizers")  # their checks say what differs, as tests do
-settings.register_profile("logitfuse", deadline=None, max_examples=60)
+settings.register_profile("logitfuse", deadline=None, max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES") or 30))
 settings.load_profile("logitfuse")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

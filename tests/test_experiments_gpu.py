@@ -70,6 +70,7 @@ def test_a_study_needs_neither_prefect_nor_what_only_other_strategies_need(folde
     assert "cores" in content["studies"]["tiny"]["hardware"]
 
 
+@pytest.mark.slow
 def test_what_needs_rapidfuzz_is_refused_before_the_work(folder: Path) -> None:
     study = yaml.safe_load((folder / "tiny.yaml").read_text())
     study["variants"]["dtw"] = {"set": {"align.strategy": "dtw"}}

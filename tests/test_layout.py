@@ -59,17 +59,9 @@ def test_every_folder_is_packaged() -> None:
     assert not (ROOT / "kernels" / "__init__.py").exists(), "it would hide the real package named kernels"
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "logitfuse.tasks.training.worker",
-        "logitfuse.tasks.training.trainer",
-        "logitfuse.tasks.execute",
-        "logitfuse.tasks.recipe",
-    ],
-)
-def test_workers_and_the_core_do_not_load_prefect(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('prefect' in sys.modules)"
+def test_workers_and_the_core_do_not_load_prefect() -> None:
+    modules = ("training.worker", "training.trainer", "execute", "recipe")
+    code = f"import sys, {', '.join(f'logitfuse.tasks.{name}' for name in modules)}; sys.exit('prefect' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

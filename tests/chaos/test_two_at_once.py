@@ -16,6 +16,9 @@ from runs_under_fire import Forks, Undisturbed, run_command
 DONE = re.compile(r"^(\S+): done in [0-9.]+ s \(", re.MULTILINE)
 
 
+pytestmark = pytest.mark.slow  # in CI the short campaign has two processes at work
+
+
 @pytest.fixture
 def troubled(forks: Forks, wanted: Undisturbed, request: pytest.FixtureRequest) -> Troubled:
     return Troubled(forks, wanted, request.node.name)
@@ -32,7 +35,6 @@ def test_two_runs_share_the_work(troubled: Troubled) -> None:
     troubled.as_undisturbed()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_trainings_of_one_arm(troubled: Troubled) -> None:
     troubled.given("prepare", "encode", "check", "capture", "map", "align", "fuse", "headroom")
@@ -43,7 +45,6 @@ def test_two_trainings_of_one_arm(troubled: Troubled) -> None:
     troubled.as_undisturbed()
 
 
-@pytest.mark.slow
 def test_a_result_is_redone_while_others_run_verify_and_read_it(troubled: Troubled) -> None:
     everything = ("prepare", "encode", "check", "capture", "map", "align", "fuse", "headroom", "train")
     troubled.given(*everything)
@@ -57,7 +58,6 @@ def test_a_result_is_redone_while_others_run_verify_and_read_it(troubled: Troubl
     troubled.as_undisturbed()
 
 
-@pytest.mark.slow
 def test_shards_change_their_form_while_a_run_reads_them(troubled: Troubled) -> None:
     troubled.given("prepare", "encode", "check", "capture", "map", "train")
     recipe = troubled.wanted.recipe(troubled.name)
@@ -79,7 +79,6 @@ def test_another_recipe_is_refused(troubled: Troubled) -> None:
     assert end.code == TOLD and "it was made by other settings: target" in end.told
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_run_of_prefect_beside_a_plain_one(troubled: Troubled) -> None:
     troubled.given("train")

@@ -108,7 +108,10 @@ def pieces(name: str) -> list[str]:
 
 
 @pytest.mark.models
-@pytest.mark.parametrize(("source", "target"), [("smollm2-135m", "llama-2"), ("gemma3-270m", "smollm2-135m")])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("smollm2-135m", "llama-2"), pytest.param("gemma3-270m", "smollm2-135m", marks=pytest.mark.slow)],
+)
 def test_sampled_real_pieces_are_rapidfuzz(source: str, target: str) -> None:
     queries = np.random.default_rng(1).choice(np.array(pieces(source), object), 400, replace=False).tolist()
     expected = nearest_by_edit_distance(queries, pieces(target), engine="rapidfuzz")

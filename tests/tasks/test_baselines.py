@@ -297,6 +297,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_done(tmp_path: Path
     assert "give that one a `name`" in refused(tmp_path, models, sources=[source], evaluate={"ensemble": "mean"})
 
 
+@pytest.mark.slow
 def test_a_recipe_that_names_models_merges_them(tmp_path: Path, models: Path) -> None:
     """Labels, arms and folders; the fused model and the target, which is known as weight interpolation."""
     changes = {"merge": {"models": ["fused", "target"], "method": "linear", "weights": {"fused": 3}}}

@@ -53,7 +53,8 @@ def reference(content: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.mark.parametrize(("workers", "order", "stages"), [
-    (2, "backward", DATA_STAGES), (4, "random", DATA_STAGES), (1, "another random", ALL),
+    pytest.param(2, "backward", DATA_STAGES, marks=pytest.mark.slow), (4, "random", DATA_STAGES),
+    (1, "another random", ALL),
 ])  # fmt: skip
 def test_every_stage_gives_the_same_bytes(
     content: dict[str, Any], reference: Run, tmp_path: Path, workers: int, order: str, stages: list[str],

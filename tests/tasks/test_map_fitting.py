@@ -89,6 +89,7 @@ def test_the_targets_own_map_needs_no_text(content: dict[str, Any]) -> None:
         run.work(mpt_unit(run))
 
 
+@pytest.mark.slow
 def test_appended_documents_do_not_invalidate_a_map_that_had_enough(content: dict[str, Any], tmp_path: Path) -> None:
     def grown(**settings: Any) -> tuple[list[str], list[str]]:
         """The inputs before and after more documents came."""

@@ -56,6 +56,7 @@ def test_reference_pages_give_signatures_and_docstrings() -> None:
     assert reference_text("empty.py", "x = 1\n") == ""
 
 
+@pytest.mark.slow
 def test_a_library_module_is_code_or_docs_but_not_both() -> None:
     code, docs = dict(library_code([])), dict(library_docs([]))
     assert len(code) > 150 and len(docs) > 150

@@ -117,7 +117,7 @@ def test_encode_ends_where_the_bytes_end(run: Run, label: str) -> None:
     assert certain > 0.98 * sum(len(row["ids"]) for row in encoded(run, label))
 
 
-@pytest.mark.parametrize("label", [LLAMA, MPT])
+@pytest.mark.parametrize("label", [pytest.param(LLAMA, marks=pytest.mark.slow), MPT])
 def test_capture_is_the_dense_softmax_of_each_chunk_alone(run: Run, label: str) -> None:
     k, positions = run.recipe.capture.k, 0
     for captured, text in zip(rows(run, "capture", label), encoded(run, label), strict=True):

@@ -94,6 +94,7 @@ def test_with_published_weights_a_closed_sequence_learns_its_labels_whole(run) -
     assert_close(gradient, model.get_input_embeddings().weight.grad)
 
 
+@pytest.mark.slow
 def test_a_run_opens_and_closes_as_the_student_learns(run) -> None:
     gated, plain = run("gated", gate="sequence", epochs=12), run("plain", epochs=12)
     for config in (gated, plain):

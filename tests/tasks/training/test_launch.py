@@ -178,6 +178,7 @@ def check_same_model(alone, together):
         assert_close(tensor, right[name], rtol=0.02, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_training_does_not_import_prefect():
     code = (
         "import sys, logitfuse.tasks.training.worker, logitfuse.tasks.training.trainer, "
