@@ -62,9 +62,10 @@ test-triton: setup  ## the GPU's kernels, interpreted on a CPU (installs triton:
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton]'
 	$(BIN)/python -m pytest tests/kernels/test_triton_topk.py tests/kernels/test_triton_epilogue.py
 
-# Two at once: servers mostly wait, and pip mostly fetches.
+# Three at once: servers mostly wait. The installation takes longest, so it comes first, and is not put last for having
+# one test only. All of these tests are in these places; looking for them in all others takes a minute.
 test-all: test  ## everything CI runs: the tests, those of server and installation among them
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "server or install"
+	$(BIN)/python -m pytest tests/test_install.py tests/flows -n 3 --dist loadfile --no-loadscope-reorder -m "server or install"
 
 # The seed is printed at the start and at any failure; the same seed and number give the same examples.
 SEED := $(or $(SEED),$(shell date +%s))

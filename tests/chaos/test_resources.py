@@ -12,7 +12,7 @@ import pytest
 from runs_in_trouble import TOLD, WORKED, Ended, Troubled, ended, stands
 from runs_under_fire import Forks, Undisturbed
 
-SLOW = pytest.mark.slow
+pytestmark = pytest.mark.slow
 BEFORE_TRAINING = ("prepare", "encode", "check", "capture", "map", "align", "fuse", "headroom")
 Mount = Callable[[Path, int], None]
 
@@ -74,7 +74,6 @@ def test_a_disk_that_is_full_again_and_again(troubled: Troubled, disk: Mount) ->
     troubled.as_undisturbed()
 
 
-@SLOW
 @pytest.mark.timeout(1800)
 def test_a_disk_that_is_full_in_every_stage(troubled: Troubled, disk: Mount) -> None:
     disk(troubled.wanted.run_folder(troubled.name).parent, 12)
@@ -102,7 +101,6 @@ def test_refusals_one_after_the_other(troubled: Troubled) -> None:
     troubled.as_undisturbed()
 
 
-@SLOW
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO], ids=["full", "failing"])
 def test_a_refusal_at_every_change(troubled: Troubled, number: int) -> None:
@@ -117,7 +115,6 @@ def test_a_refusal_at_every_change(troubled: Troubled, number: int) -> None:
     assert refused > 8
 
 
-@SLOW
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("at", "number"), [(2, errno.EROFS), (8, errno.ENOSPC), (14, errno.EDQUOT), (20, errno.EIO), (26, errno.ENOSPC)]
@@ -130,7 +127,6 @@ def test_a_refusal_while_training(troubled: Troubled, at: int, number: int) -> N
     troubled.as_undisturbed()
 
 
-@SLOW
 def test_a_folder_that_is_mounted_read_only(troubled: Troubled, disk: Mount) -> None:
     folder = troubled.wanted.run_folder(troubled.name)
     disk(folder.parent, 1 << 12)
@@ -144,7 +140,6 @@ def test_a_folder_that_is_mounted_read_only(troubled: Troubled, disk: Mount) -> 
     troubled.as_undisturbed()
 
 
-@SLOW
 def test_output_that_nobody_takes_a_clock_that_jumps_and_answers_that_come_late(troubled: Troubled) -> None:
     troubled.given("train", "capture", "align")
     late = ["slow", troubled.below(), 0.002]
@@ -165,7 +160,6 @@ def test_a_signal_ends_it_tidily(troubled: Troubled) -> None:
     troubled.as_undisturbed()
 
 
-@SLOW
 @pytest.mark.timeout(900)
 def test_training_that_is_stopped_saves_a_checkpoint_and_goes_on(troubled: Troubled) -> None:
     troubled.given(*BEFORE_TRAINING)
@@ -181,7 +175,6 @@ def test_training_that_is_stopped_saves_a_checkpoint_and_goes_on(troubled: Troub
     troubled.as_undisturbed()
 
 
-@SLOW
 @pytest.mark.timeout(900)
 def test_a_training_process_that_the_kernel_kills_for_its_memory(troubled: Troubled) -> None:
     troubled.given(*BEFORE_TRAINING)

@@ -70,5 +70,5 @@ def test_what_runs_the_code_of_others_is_said_first(recipe: Path, beside_it: Non
     assert "no folder" in said or "logitfuse[suites]" in said  # where that is not installed
     ours = ["--set", f"suites.include_path={tmp_path}", "--set", "suites.execute_generated_code=true"]
     (tmp_path / "mine.yaml").write_text("task: mine\n")
-    said = logitfuse(recipe, "run", "my.yaml", "--plain", "--stop-after", "prepare", *ours).stderr
+    said = answer("run", "my.yaml", "--plain", "--stop-after", "prepare", *ours).err
     assert said.count("Code of others:") == 2 and "run as you" in said and "not an attacker" in said

@@ -127,6 +127,7 @@ def test_what_was_captured_is_as_captured(captured: Content, source: str) -> Non
     assert set(found.domains) == {"prose", "mixed"}
 
 
+@pytest.mark.slow
 def test_nats_are_those_that_capture_counted(captured: Content) -> None:
     run = Run(parse_recipe(captured, "test"))
     found = audited(captured)
@@ -162,7 +163,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Content:
     return content
 
 
-ALWAYS = [("sampled", "float32"), ("compact cold", "float32")]
+ALWAYS = [("compact cold", "float32")]
 SLOWLY = [*((m, "float32") for m in KEPT), *((m, "bfloat16") for m in BFLOAT16)]
 
 
@@ -298,6 +299,7 @@ def test_damaged_and_missing_shards(content: Content) -> None:
     assert any("lists do not belong together" in reason for reason in audited(content).reasons)
 
 
+@pytest.mark.slow
 def test_the_sample(captured: Content) -> None:
     few, again, others = (audited(captured, documents=6, seed=seed) for seed in (0, 0, 1))
     assert few.facts() == again.facts() != others.facts()

@@ -193,6 +193,7 @@ def test_an_ensemble_waits_for_its_members(tmp_path: Path, models: Path) -> None
         run.record(Unit("evaluate", "ensemble"))
 
 
+@pytest.mark.slow
 def test_shuffled_sources_say_what_they_said_elsewhere(tmp_path: Path, models: Path) -> None:
     content = content_of(tmp_path, models, corpus={"held_out_share": 0.3})
     real = made(content, "fuse")

@@ -30,6 +30,7 @@ def test_sound_models_pass(name: str) -> None:
     assert found.nats_per_byte < 0.9 and found.round_trip and found.unknown_ends == 0
 
 
+@pytest.mark.slow
 def test_a_teacher_without_its_bos_is_told_to_take_it() -> None:
     found, source = look(ModelSettings(model="package:gemma3-270m", start="none"))
     problem = find_problem(found, source, CheckSettings())

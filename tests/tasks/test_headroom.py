@@ -186,6 +186,7 @@ def test_test_text_is_left_for_the_last_comparison_even_where_nothing_else_is_he
     assert "Raise corpus.held_out_share" in (why_not(done_run(content, [])) or "")
 
 
+@pytest.mark.slow
 def test_packed_blocks_are_measured_as_the_documents_they_were_made_from(tmp_path: Path, models: Path) -> None:
     """The mean of all sources is the same however rows are packed, so every number must be."""
     mean = {"rule": "weighted", "options": {"temperature": "inf"}}

@@ -33,7 +33,11 @@ def content(tmp_path: Path, models: Path) -> dict[str, Any]:
 def made(tmp_path_factory: pytest.TempPathFactory, models: Path) -> dict[str, Any]:
     """A recipe whose data stages are done."""
     found = paper_models.recipe_content(tmp_path_factory.mktemp("made"), models, documents=18)
-    do_data_stages(found)
+    first = do_data_stages(found)
+    assert first == {
+        "prepare": 3, "encode/tiny-llama": 3, "encode/tiny-mpt": 3, "capture/tiny-llama": 3, "capture/tiny-mpt": 3,
+        "map/tiny-llama": 1, "map/tiny-mpt": 1, "align/tiny-llama": 3, "align/tiny-mpt": 3, "fuse": 3,
+    }  # fmt: skip
     return found
 
 
@@ -62,13 +66,8 @@ def label_of(run: Run, unit: Unit) -> str | None:
     return unit.source
 
 
-def test_a_rerun_does_nothing(content: dict[str, Any]) -> None:
-    first = do_data_stages(content)
-    assert first == {
-        "prepare": 3, "encode/tiny-llama": 3, "encode/tiny-mpt": 3, "capture/tiny-llama": 3, "capture/tiny-mpt": 3,
-        "map/tiny-llama": 1, "map/tiny-mpt": 1, "align/tiny-llama": 3, "align/tiny-mpt": 3, "fuse": 3,
-    }  # fmt: skip
-    assert not do_data_stages(content)
+def test_a_rerun_does_nothing(made: dict[str, Any]) -> None:
+    assert not do_data_stages(made)
 
 
 def test_another_fusion_rule_redoes_only_the_fusion(done: dict[str, Any]) -> None:

@@ -203,6 +203,7 @@ def test_a_dry_run_asks_nobody(run, recipe_file, hub):
     assert "## Results" in dry.out and hub.asked == []
 
 
+@pytest.mark.slow
 def test_the_command_in_a_process_of_its_own(run, recipe_file, hub):
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}
     environment.pop("HF_HUB_OFFLINE", None)

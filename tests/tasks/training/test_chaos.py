@@ -181,6 +181,7 @@ def test_twenty_kills_change_no_bit(run):
     check_chaos(run, kills=20, steps=200, seed=1, start=start_afresh)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_leaves_with_its_own_code(run, nursery):
     config = run(every=1000, max_steps=100, **BUSY)
     worker = Worker(config, nursery.start)

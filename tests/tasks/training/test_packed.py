@@ -149,6 +149,7 @@ def test_padding_can_be_asked_for() -> None:
     assert objective.model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.slow
 def test_autocast_packs_too() -> None:
     objective = Objective(made("llama"), settings(dtype="bf16")).train()
     wanted, wanted_gradients = alone(objective)

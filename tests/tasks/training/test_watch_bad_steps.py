@@ -149,6 +149,7 @@ def with_foreign_documents(config, shard_writer, tmp_path, at=(3, 17)):
 SPIKY = {"epochs": 12, "tokens_per_step": 12, "spike_factor": 2.0, "spike_window": 8, "learning_rate": 2e-2}
 
 
+@pytest.mark.slow
 def test_a_planted_document_spikes(run, shard_writer, tmp_path):
     config = with_foreign_documents(run(**SPIKY), shard_writer, tmp_path)
     with pytest.raises(WorkFailed, match=r"the loss [\d.]+ is more than 2 times [\d.]+.*foreign-\d+.*is saved"):
