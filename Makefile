@@ -62,10 +62,10 @@ test-triton: setup  ## the GPU's kernels, interpreted on a CPU (installs triton:
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton]'
 	$(BIN)/python -m pytest tests/kernels/test_triton_topk.py tests/kernels/test_triton_epilogue.py
 
-# Three at once: servers mostly wait. The installation takes longest, so it comes first, and is not put last for having
-# one test only. All of these tests are in these places; looking for them in all others takes a minute.
+# Two at once; three servers would lock each other out. The installation takes longest, so it comes first, and is not put
+# last for having one test only. All of these tests are in these places; looking for them in all others takes a minute.
 test-all: test  ## everything CI runs: the tests, those of server and installation among them
-	$(BIN)/python -m pytest tests/test_install.py tests/flows -n 3 --dist loadfile --no-loadscope-reorder -m "server or install"
+	$(BIN)/python -m pytest tests/test_install.py tests/flows -n 2 --dist loadfile --no-loadscope-reorder -m "(server or install) and not slow"
 
 # The seed is printed at the start and at any failure; the same seed and number give the same examples.
 SEED := $(or $(SEED),$(shell date +%s))

@@ -108,6 +108,7 @@ def test_other_stages_have_neither():
         LOG.info("nobody listens")
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_a_real_server_takes_the_plot(prefect_server, tmp_path):
     from prefect import flow

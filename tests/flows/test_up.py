@@ -57,6 +57,7 @@ def test_from_an_empty_folder_to_a_finished_run_and_back(up: Up, tiny_recipe: Ca
     assert not up.processes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 def test_postgresql_is_used_and_its_password_is_shown_nowhere(up: Up) -> None:
     with local_postgres() as server:
