@@ -15,7 +15,7 @@ from logitfuse.flows.stage_progress import Made, StageProgress
 from logitfuse.flows.training_plot import training_lines
 from logitfuse.flows.work_ahead import stage_progress
 from logitfuse.kernels.closest_name import known_names
-from logitfuse.storage.errors import BadInput, LogitfuseError, without_passwords
+from logitfuse.storage.errors import BadInput, said, without_passwords
 from logitfuse.storage.locks import open_own
 from logitfuse.tasks.execute import chosen_units, do_prepare, do_units, is_up_to_date
 from logitfuse.tasks.plan.text_warnings import prepared_lines
@@ -100,8 +100,7 @@ def journal(folder: Path, *what: str) -> Iterator[dict[str, object]]:
         yield line
         line["ended"] = "done"
     except Exception as error:
-        told = isinstance(error, LogitfuseError)  # made for users, who need no class's name
-        line["ended"] = without_passwords(str(error) if told else f"{type(error).__name__}: {error}")
+        line["ended"] = without_passwords(said(error))
         raise
     finally:
         line["seconds"] = round(time.monotonic() - clock, 3)

@@ -22,8 +22,8 @@ from logitfuse.flows.session import Session, opened
 from logitfuse.flows.stage_progress import StageProgress
 from logitfuse.flows.units import TASKS
 from logitfuse.flows.work_ahead import stage_progress
-from logitfuse.storage.errors import LogitfuseError, ShardMissing, WorkFailed
-from logitfuse.tasks.all_asked import ALL_ASKED, said, told_together
+from logitfuse.storage.errors import LogitfuseError, ShardMissing, WorkFailed, said
+from logitfuse.tasks.all_asked import ALL_ASKED, told_together
 from logitfuse.tasks.execute import ONE_AT_A_TIME, chosen_units
 from logitfuse.tasks.recipe import Recipe
 from logitfuse.tasks.unit import Unit

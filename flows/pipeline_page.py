@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from logitfuse.flows.artifacts import artifact_key
-from logitfuse.storage.errors import LogitfuseError
+from logitfuse.storage.errors import said
 
 LONGEST = 300  # characters of a failure in the table; all of it is the run's message
 Warn = Callable[[str], None]
@@ -46,8 +46,8 @@ class StageTable:
         try:
             yield note
         except Exception as error:
-            said = str(error) if isinstance(error, LogitfuseError) else f"{type(error).__name__}: {error}"
-            note(f"failed: {said if len(said) <= LONGEST else said[:LONGEST] + ' …'}")
+            why = said(error)
+            note(f"failed: {why if len(why) <= LONGEST else why[:LONGEST] + ' …'}")
             raise
 
     @contextmanager

@@ -17,6 +17,7 @@ from logitfuse.flows.options import JsonOption, QuietOption, RecipeArgument, Set
 from logitfuse.flows.show import console, errors
 from logitfuse.storage.errors import without_passwords
 from logitfuse.storage.urls import is_url
+from logitfuse.tasks.reporting.formats import moment
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
@@ -115,7 +116,7 @@ def _say(recipe: Recipe, facts: dict[str, Any], deployment: DeploymentResponse) 
 
 def _event(line: str) -> None:
     if loudness() is not Loudness.QUIET:
-        console.tell(f"{time.strftime('%H:%M:%S')} {line}")
+        console.tell(f"{moment(time.time())}  {line}")
 
 
 def _end(run: FlowRun, state: State[Any] | None, facts: dict[str, Any], *, waited: bool, as_json: bool) -> None:

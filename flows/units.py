@@ -14,8 +14,8 @@ from logitfuse.flows.execute import note_prepared, summary
 from logitfuse.flows.session import Session, current
 from logitfuse.flows.stage_progress import StageProgress
 from logitfuse.flows.training_plot import training_shown
-from logitfuse.storage.errors import LogitfuseError, StoreFailed, WorkFailed
-from logitfuse.tasks.all_asked import ALL_ASKED, said
+from logitfuse.storage.errors import LogitfuseError, StoreFailed, WorkFailed, said
+from logitfuse.tasks.all_asked import ALL_ASKED
 from logitfuse.tasks.engine import Outcome
 from logitfuse.tasks.execute import do_prepare, do_unit
 from logitfuse.tasks.plan.text_warnings import prepared_lines

@@ -20,6 +20,11 @@ class LogitfuseError(Exception):
         super().__init__(*(without_passwords(one) if isinstance(one, str) else one for one in said))
 
 
+def said(error: BaseException) -> str:
+    """Return what an error says, with its kind where it was not made for users."""
+    return str(error) if isinstance(error, LogitfuseError) else f"{type(error).__name__}: {error}"
+
+
 class BadInput(LogitfuseError, ValueError):
     """What a user gave cannot be used; raised before work starts and before anything is written."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from logitfuse.storage.errors import LogitfuseError, WorkFailed
+from logitfuse.storage.errors import LogitfuseError, WorkFailed, said
 
 ALL_ASKED = frozenset({"check"})
 
@@ -18,8 +18,3 @@ def told_together(stage: str, failures: Sequence[BaseException], total: int) -> 
     kind = type(first) if len(kinds) == 1 and isinstance(first, LogitfuseError) else WorkFailed
     lines = dict.fromkeys(said(failure) for failure in failures)
     return kind("\n  ".join([f"stage {stage}: {len(failures)} of {total} models failed:", *lines]))
-
-
-def said(error: BaseException) -> str:
-    """Return what an error says, with its kind where it was not made for users."""
-    return str(error) if isinstance(error, LogitfuseError) else f"{type(error).__name__}: {error}"

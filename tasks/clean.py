@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from logitfuse.storage.errors import BadInput, MadeByNewer, ShardCorrupt
+from logitfuse.storage.errors import BadInput, MadeByNewer
 from logitfuse.storage.locks import only_one, unless_held
-from logitfuse.storage.records import Record, from_bytes
+from logitfuse.storage.records import Record
 from logitfuse.storage.settings import changed_settings
 from logitfuse.storage.store import LocalStore
 from logitfuse.storage.under_key import UnderKey
-from logitfuse.tasks.verify.standing import Standing, StandingRun, standing_units, wanted_keys
+from logitfuse.tasks.verify.standing import Standing, StandingRun, lying_record, standing_units, wanted_keys
 
 LONGEST_VALUE = 60
 UNFINISHED = "not finished, or left by what was killed"
@@ -75,14 +75,7 @@ def stale_of(run: StandingRun, stage: str) -> StageStale:
 
 def _record(store: LocalStore, found: UnderKey) -> Record | None:
     """Return the record that lies there, damaged ones left out; raise `MadeByNewer`."""
-    for path in found.records:
-        try:
-            return from_bytes(store.read(path), path)
-        except MadeByNewer:
-            raise
-        except (ShardCorrupt, FileNotFoundError, NotADirectoryError):  # what stands beside it, or a lagging listing
-            continue
-    return None
+    return next((record for path in found.records if (record := lying_record(store, path))), None)
 
 
 def difference(record: Record, every: Iterable[Standing]) -> str:

@@ -132,12 +132,19 @@ def record_paths(store: LocalStore) -> dict[str, list[str]]:
 def is_record(store: LocalStore, path: str) -> bool:
     """Return whether a file is a record, of whatever version; what is kept beside a result may be JSON, too."""
     try:
-        from_bytes(store.read(path), path)
+        return lying_record(store, path) is not None
     except MadeByNewer:
         return True
-    except (ShardCorrupt, FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+
+
+def lying_record(store: LocalStore, path: str) -> Record | None:
+    """Return the record that lies somewhere, None if nothing sound does; raise `MadeByNewer` for a later version's."""
+    try:
+        return from_bytes(store.read(path), path)
+    except MadeByNewer:
+        raise
+    except (ShardCorrupt, FileNotFoundError, NotADirectoryError):  # what stands beside it, or a lagging listing
+        return None
 
 
 def wanted_keys(run: StandingRun, stage: str, every: list[Standing]) -> set[tuple[str, str]] | None:
